@@ -1,0 +1,196 @@
+//! The in-process bus: a topic for one VM alone, with nothing to install, and for many VMs in
+//! one process in tests.
+//!
+//! The topic is one log; a member is a position in it. The log keeps the history window, and
+//! beyond it only what a live member has not read yet, up to a bound at which publishing is
+//! refused: what was confirmed is never dropped.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::{BusError, Delivery, Message};
+use crate::clock;
+use crate::config::HistoryLimits;
+
+/// What the slowest member may be behind before publishing is refused.
+const MAX_BEHIND: u64 = 65_536;
+
+/// Messages kept beside the history's events: beacons.
+const BESIDE_EVENTS: usize = 1_000;
+
+/// A topic in this process. Cheap to clone.
+#[derive(Clone)]
+pub struct Topic(Arc<Shared>);
+
+struct Shared {
+    // A std mutex: held for a few instructions, never over an await.
+    log: Mutex<Log>,
+    grown: Notify,
+    keep: HistoryLimits,
+    tag: u32,
+}
+
+#[derive(Default)]
+struct Log {
+    messages: VecDeque<(Message, i64)>,
+    bytes: usize,
+    /// The place of the first of `messages`, counted from the topic's beginning.
+    first: u64,
+    members: HashMap<u64, Position>,
+    next_member: u64,
+}
+
+#[derive(Default)]
+struct Position {
+    next: u64,
+    /// Places of deliveries that were dropped without an acknowledgement.
+    again: VecDeque<u64>,
+    /// The lowest place delivered and not acknowledged yet bounds what may be forgotten.
+    open: BTreeSet<u64>,
+}
+
+impl Position {
+    fn needs(&self) -> u64 {
+        self.open.first().copied().unwrap_or(self.next).min(self.next)
+    }
+}
+
+/// One VM's access to a [`Topic`].
+#[derive(Clone)]
+pub struct Member {
+    topic: Topic,
+}
+
+impl Topic {
+    pub fn new(keep: HistoryLimits) -> Self {
+        let tag = Uuid::new_v4().as_fields().0;
+        Self(Arc::new(Shared { log: Mutex::default(), grown: Notify::new(), keep, tag }))
+    }
+
+    pub fn member(&self) -> Member {
+        Member { topic: self.clone() }
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.0.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Member {
+    pub(super) fn tag(&self) -> u32 {
+        self.topic.0.tag
+    }
+
+    pub(super) fn join(&self) -> Inbox {
+        let mut log = self.topic.log();
+        let member = log.next_member;
+        log.next_member += 1;
+        let position = Position { next: log.first, ..Position::default() };
+        log.members.insert(member, position);
+        Inbox { topic: self.topic.clone(), member }
+    }
+
+    pub(super) fn publish(&self, message: Message) -> Result<(), BusError> {
+        let mut log = self.topic.log();
+        let end = log.first + log.messages.len() as u64;
+        let oldest_needed = log.members.values().map(Position::needs).min().unwrap_or(end);
+        if end - oldest_needed >= MAX_BEHIND {
+            return Err(BusError(format!("{MAX_BEHIND} messages are waiting to be read")));
+        }
+        log.bytes += message.data.len();
+        log.messages.push_back((message, clock::now_micros()));
+        log.forget(&self.topic.0.keep, oldest_needed);
+        drop(log);
+        self.topic.0.grown.notify_waiters();
+        Ok(())
+    }
+}
+
+impl Log {
+    /// Drops what is beyond the window and read by all.
+    fn forget(&mut self, keep: &HistoryLimits, oldest_needed: u64) {
+        let oldest = clock::now_micros() - micros(keep.age);
+        while self.first < oldest_needed
+            && let Some((message, at)) = self.messages.front()
+            && (*at < oldest || self.messages.len() > keep.events + BESIDE_EVENTS || self.bytes > keep.bytes)
+        {
+            self.bytes -= message.data.len();
+            self.messages.pop_front();
+            self.first += 1;
+        }
+    }
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// One join's deliveries; dropped, it no longer holds anything back.
+pub struct Inbox {
+    topic: Topic,
+    member: u64,
+}
+
+impl Inbox {
+    pub(super) async fn next(&mut self) -> Delivery {
+        loop {
+            // Registered before the log is looked at, so that nothing slips in between.
+            let grown = self.topic.0.grown.notified();
+            if let Some(delivery) = self.take() {
+                return delivery;
+            }
+            grown.await;
+        }
+    }
+
+    fn take(&self) -> Option<Delivery> {
+        let mut log = self.topic.log();
+        let log = &mut *log;
+        let position = log.members.get_mut(&self.member)?;
+        let place = position.again.pop_front().unwrap_or(position.next);
+        let index = usize::try_from(place.checked_sub(log.first)?).ok()?;
+        let (message, published_at) = log.messages.get(index)?.clone();
+        position.next = position.next.max(place + 1);
+        position.open.insert(place);
+        let receipt = Receipt { topic: self.topic.clone(), member: self.member, place, acked: false };
+        Some(Delivery { message, published_at, receipt: super::Receipt::Memory(receipt) })
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        self.topic.log().members.remove(&self.member);
+    }
+}
+
+/// Proof of one delivery, given back by acknowledging or by dropping it.
+pub(super) struct Receipt {
+    topic: Topic,
+    member: u64,
+    place: u64,
+    acked: bool,
+}
+
+impl Receipt {
+    pub(super) fn ack(mut self) {
+        self.acked = true;
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        let mut log = self.topic.log();
+        let Some(position) = log.members.get_mut(&self.member) else { return };
+        if self.acked {
+            position.open.remove(&self.place);
+            return;
+        }
+        position.again.push_back(self.place);
+        drop(log);
+        self.topic.0.grown.notify_waiters();
+    }
+}

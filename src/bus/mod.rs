@@ -1,0 +1,160 @@
+//! What carries events between VMs, behind one contract that both kinds keep:
+//!
+//! - what is published is delivered to every member, the publisher too, at least once;
+//! - a delivery that is not acknowledged comes again;
+//! - a member that joins hears first what the topic still holds of the history window, so that a
+//!   newborn knows what the others know, and one that comes back misses nothing;
+//! - `publish` says yes only when the message is kept for certain.
+//!
+//! The contract is told by the tests in `tests/integration/bus.rs`, which run against both. The
+//! set is ours and closed, so it is an enum and needs no trait objects.
+
+pub mod memory;
+pub mod pubsub;
+
+use std::fmt;
+use std::future::Future;
+
+use bytes::Bytes;
+
+/// A VM's access to the topic. Cheap to clone.
+#[derive(Clone)]
+pub enum Bus {
+    Memory(memory::Member),
+    PubSub(pubsub::PubSub),
+}
+
+/// What is put on the topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Message {
+    pub data: Bytes,
+    /// The one VM that this is for; others need not be burdened with it. None: for all.
+    pub to: Option<String>,
+}
+
+/// How to come (back) to the topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Join {
+    /// Take up what this VM had, if it had any.
+    Resume,
+    /// The path was found dead: make everything anew, connections too.
+    Afresh,
+}
+
+/// A message as it came from the topic. Dropped without [`Delivery::ack`], it comes again.
+pub struct Delivery {
+    pub message: Message,
+    /// When the topic took it, in µs since the epoch by the topic's clock: the same on every VM.
+    pub published_at: i64,
+    receipt: Receipt,
+}
+
+enum Receipt {
+    Memory(memory::Receipt),
+    PubSub(pubsub::Receipt),
+}
+
+/// The stream of deliveries of one join.
+pub enum Inbox {
+    Memory(memory::Inbox),
+    PubSub(Box<pubsub::Inbox>),
+}
+
+/// Why the topic did not do what was asked, for the log and for `/health`.
+#[derive(Clone, Debug)]
+pub struct BusError(pub(crate) String);
+
+impl fmt::Display for BusError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BusError {}
+
+impl Bus {
+    /// The kind, as `/status` tells it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Memory(_) => "memory",
+            Self::PubSub(_) => "pubsub",
+        }
+    }
+
+    /// Which topic this is. A place in one topic's stream means nothing in another's.
+    pub fn tag(&self) -> u32 {
+        match self {
+            Self::Memory(bus) => bus.tag(),
+            Self::PubSub(bus) => bus.tag(),
+        }
+    }
+
+    /// Becomes a member; returns when messages can come.
+    ///
+    /// # Errors
+    /// The topic can't be reached, or refuses. Try again later.
+    pub async fn join(&self, how: Join) -> Result<Inbox, BusError> {
+        match self {
+            Self::Memory(bus) => Ok(Inbox::Memory(bus.join())),
+            Self::PubSub(bus) => bus.join(how).await.map(Box::new).map(Inbox::PubSub),
+        }
+    }
+
+    /// Sends `message`; the future is ready when the topic has it for certain.
+    ///
+    /// The message is under way when this returns, so that calls keep their order and a future
+    /// that is dropped takes nothing back.
+    ///
+    /// # Errors
+    /// The topic did not confirm within [`pubsub::PUBLISH_PATIENCE`], or too much is under way.
+    pub fn publish(&self, message: Message) -> impl Future<Output = Result<(), BusError>> + Send + use<> {
+        enum Under<A, B> {
+            Memory(A),
+            PubSub(B),
+        }
+        let under_way = match self {
+            Self::Memory(bus) => Under::Memory(bus.publish(message)),
+            Self::PubSub(bus) => Under::PubSub(bus.publish(message)),
+        };
+        async {
+            match under_way {
+                Under::Memory(done) => done,
+                Under::PubSub(confirmed) => confirmed.await,
+            }
+        }
+    }
+
+    /// Ends the membership and leaves nothing behind on the topic.
+    ///
+    /// # Errors
+    /// The topic can't be reached, or refuses.
+    pub async fn leave(&self) -> Result<(), BusError> {
+        match self {
+            Self::Memory(_) => Ok(()),
+            Self::PubSub(bus) => bus.leave().await,
+        }
+    }
+}
+
+impl Inbox {
+    /// The next delivery. Cancel-safe.
+    ///
+    /// # Errors
+    /// The membership is over: join again.
+    pub async fn next(&mut self) -> Result<Delivery, BusError> {
+        match self {
+            Self::Memory(inbox) => Ok(inbox.next().await),
+            Self::PubSub(inbox) => inbox.next().await,
+        }
+    }
+}
+
+impl Delivery {
+    /// Tells the topic that this VM has it.
+    pub fn ack(self) {
+        match self.receipt {
+            Receipt::Memory(receipt) => receipt.ack(),
+            Receipt::PubSub(receipt) => receipt.ack(),
+        }
+    }
+}

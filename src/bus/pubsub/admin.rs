@@ -1,0 +1,163 @@
+//! The topic and this VM's subscription: made, taken up, wound back and deleted.
+//!
+//! No call retries by itself: the caller's loop does, with its own back-off, and a VM that is to
+//! leave within seconds must not hang in somebody else's patience.
+
+use std::future::Future;
+use std::time::{Duration, SystemTime};
+
+use google_cloud_gax::error::rpc::Code;
+use google_cloud_pubsub::model::{ExpirationPolicy, Subscription};
+use google_cloud_wkt as wkt;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use super::PubSub;
+use crate::bus::BusError;
+
+/// One call's time.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Pub/Sub's shortest; what a crashed VM leaves behind is gone after this.
+const EXPIRES_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// Pub/Sub's shortest retention, of topics and subscriptions alike.
+const LEAST_RETENTION: Duration = Duration::from_secs(600);
+
+/// What a deleted topic's subscriptions are on.
+const DELETED_TOPIC: &str = "_deleted-topic_";
+
+impl PubSub {
+    /// Creates the subscription, or takes up the one that is there; creates the topic if missing.
+    pub(super) async fn make_subscription(&self) -> Result<(), BusError> {
+        let mut created = self.create_subscription().await;
+        if matches!(&created, Err(failure) if failure.is(Code::NotFound)) {
+            self.create_topic().await?;
+            created = self.create_subscription().await;
+        }
+        match created {
+            Ok(()) => {
+                info!(subscription = self.0.subscription, "subscription created");
+                Ok(())
+            }
+            Err(failure) if failure.is(Code::AlreadyExists) => self.take_up_subscription().await,
+            Err(failure) => Err(failure.of("creating the subscription")),
+        }
+    }
+
+    async fn create_subscription(&self) -> Result<(), Failure> {
+        let inner = &self.0;
+        let request = inner
+            .subscriptions
+            .create_subscription()
+            .set_name(&inner.subscription)
+            .set_topic(&inner.topic)
+            .set_filter(&inner.filter)
+            .set_labels([("app", "alien-alert"), ("region", &inner.region)])
+            .set_message_retention_duration(duration(self.retention()))
+            .set_expiration_policy(ExpirationPolicy::new().set_ttl(duration(EXPIRES_AFTER)));
+        call(request.send()).await.map(drop)
+    }
+
+    /// What this VM left behind when it last ended without saying goodbye, with its backlog.
+    async fn take_up_subscription(&self) -> Result<(), BusError> {
+        let inner = &self.0;
+        let found: Subscription =
+            call(inner.subscriptions.get_subscription().set_subscription(&inner.subscription).send())
+                .await
+                .map_err(|failure| failure.of("looking at the subscription"))?;
+        if found.detached || found.topic == DELETED_TOPIC {
+            warn!(subscription = inner.subscription, "the subscription found is dead, making it anew");
+            self.delete_subscription().await?;
+            return self
+                .create_subscription()
+                .await
+                .map_err(|failure| failure.of("creating the subscription"));
+        }
+        if found.topic != inner.topic {
+            return Err(BusError(format!(
+                "the subscription {} belongs to {}, not to {}: delete it, or give this VM another id",
+                inner.subscription, found.topic, inner.topic
+            )));
+        }
+        info!(subscription = inner.subscription, "own subscription of before taken up");
+        Ok(())
+    }
+
+    async fn create_topic(&self) -> Result<(), BusError> {
+        let inner = &self.0;
+        let request = inner
+            .topics
+            .create_topic()
+            .set_name(&inner.topic)
+            .set_labels([("app", "alien-alert")])
+            .set_message_retention_duration(duration(self.retention()));
+        match call(request.send()).await {
+            Ok(_) => {
+                info!(topic = inner.topic, "topic created");
+                Ok(())
+            }
+            // Another VM was faster.
+            Err(failure) if failure.is(Code::AlreadyExists) => Ok(()),
+            Err(failure) => Err(failure.of("creating the topic")),
+        }
+    }
+
+    /// Winds the subscription back, so that this VM hears again what it may not remember.
+    pub(super) async fn seek_back(&self) {
+        let Ok(since) = wkt::Timestamp::try_from(SystemTime::now() - self.0.window) else { return };
+        let request = self.0.subscriptions.seek().set_subscription(&self.0.subscription).set_time(since);
+        if let Err(failure) = call(request.send()).await {
+            // Live events come all the same, so this is no reason not to serve them.
+            let error = failure.of("seeking back");
+            warn!(%error, "history starts now: what was published before is not known to this VM");
+        }
+    }
+
+    pub(super) async fn delete_subscription(&self) -> Result<(), BusError> {
+        let request = self.0.subscriptions.delete_subscription().set_subscription(&self.0.subscription);
+        match call(request.send()).await {
+            Ok(()) => {
+                info!(subscription = self.0.subscription, "subscription deleted");
+                Ok(())
+            }
+            Err(failure) if failure.is(Code::NotFound) => Ok(()),
+            Err(failure) => Err(failure.of("deleting the subscription")),
+        }
+    }
+
+    /// The window, and never less than Pub/Sub allows. The settings keep it below the expiration.
+    fn retention(&self) -> Duration {
+        self.0.window.max(LEAST_RETENTION)
+    }
+}
+
+fn duration(duration: Duration) -> wkt::Duration {
+    wkt::Duration::clamp(i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), 0)
+}
+
+/// Why a call failed; its code decides what to try instead.
+enum Failure {
+    Google(google_cloud_pubsub::Error),
+    NoAnswer,
+}
+
+impl Failure {
+    fn is(&self, code: Code) -> bool {
+        matches!(self, Self::Google(error) if error.status().is_some_and(|status| status.code == code))
+    }
+
+    fn of(self, what: &str) -> BusError {
+        BusError(match self {
+            Self::Google(error) => format!("{what}: {error}"),
+            Self::NoAnswer => format!("{what}: no answer in {} s", PATIENCE.as_secs()),
+        })
+    }
+}
+
+async fn call<T>(request: impl Future<Output = google_cloud_pubsub::Result<T>>) -> Result<T, Failure> {
+    match timeout(PATIENCE, request).await {
+        Ok(answer) => answer.map_err(Failure::Google),
+        Err(_) => Err(Failure::NoAnswer),
+    }
+}

@@ -1,0 +1,119 @@
+//! How this VM proves to Google who it is: the first of these that is there.
+//!
+//! 1. `PUBSUB_EMULATOR_HOST`: no proof is asked.
+//! 2. `GOOGLE_SERVICE_ACCOUNT_JSON`: a key's contents, as a Fly secret brings them.
+//! 3. `GOOGLE_APPLICATION_CREDENTIALS`: the path of a file, as Google's tools have it.
+//! 4. `google-service-account.json` in the working directory.
+//! 5. Application Default Credentials, as Google's own machines have them.
+
+use std::fmt;
+use std::path::Path;
+
+use google_cloud_auth::credentials::{self, anonymous, service_account};
+use serde_json::Value;
+
+use crate::config::{ConfigError, Env};
+
+const KEY_FILE: &str = "google-service-account.json";
+
+#[derive(Clone)]
+pub enum Credentials {
+    /// The emulator's `host:port`.
+    Emulator(String),
+    /// A service account's key.
+    Key(Value),
+    /// What Google's library finds by itself; `named` when the environment points it there.
+    Default { named: bool },
+}
+
+impl Credentials {
+    /// Looks through the environment and the working directory.
+    ///
+    /// # Errors
+    /// What is there can't be read or is no key; the error names it and never shows its contents.
+    pub fn find(env: &Env) -> Result<Self, ConfigError> {
+        if let Some(host) = &env.pubsub_emulator_host {
+            let port = host.rsplit_once(':').and_then(|(name, port)| Some((name, port.parse::<u16>().ok()?)));
+            if !port.is_some_and(|(name, _)| !name.is_empty() && !name.contains('/')) {
+                return Err(ConfigError::value(
+                    "PUBSUB_EMULATOR_HOST",
+                    host,
+                    "host:port, such as 127.0.0.1:8085",
+                ));
+            }
+            return Ok(Self::Emulator(host.clone()));
+        }
+        if let Some(json) = &env.google_service_account_json {
+            return Ok(Self::Key(key("GOOGLE_SERVICE_ACCOUNT_JSON", json)?));
+        }
+        if let Some(path) = &env.google_application_credentials {
+            let found = read("GOOGLE_APPLICATION_CREDENTIALS", path)?;
+            // Other kinds of file (a user's, a federated identity's) are the library's to understand.
+            let is_key = found.get("type").and_then(Value::as_str) == Some("service_account");
+            return Ok(if is_key { Self::Key(found) } else { Self::Default { named: true } });
+        }
+        if Path::new(KEY_FILE).exists() {
+            return Ok(Self::Key(read("the file in the working directory", KEY_FILE)?));
+        }
+        Ok(Self::Default { named: false })
+    }
+
+    /// Nothing here asks for Pub/Sub.
+    pub fn is_default(&self) -> bool {
+        matches!(self, Self::Default { named: false })
+    }
+
+    /// The project that the key belongs to.
+    pub fn project(&self) -> Option<String> {
+        match self {
+            Self::Key(key) => key.get("project_id")?.as_str().map(str::to_owned),
+            Self::Emulator(_) | Self::Default { .. } => None,
+        }
+    }
+
+    /// The address of the service, where it is not Google's own.
+    pub(super) fn endpoint(&self) -> Option<String> {
+        match self {
+            Self::Emulator(host) => Some(format!("http://{host}")),
+            Self::Key(_) | Self::Default { .. } => None,
+        }
+    }
+
+    pub(super) fn build(&self) -> Result<credentials::Credentials, ConfigError> {
+        let built = match self {
+            Self::Emulator(_) => return Ok(anonymous::Builder::new().build()),
+            Self::Key(key) => service_account::Builder::new(key.clone()).build(),
+            Self::Default { .. } => credentials::Builder::default().build(),
+        };
+        built.map_err(|error| ConfigError::new(format!("the Google credentials can't be used: {error}")))
+    }
+}
+
+fn read(name: &str, path: &str) -> Result<Value, ConfigError> {
+    let json = std::fs::read_to_string(path)
+        .map_err(|error| ConfigError::value(name, path, format!("a readable file ({error})")))?;
+    parse(&json)
+        .ok_or_else(|| ConfigError::value(name, path, "a file with a JSON object, as Google hands it out"))
+}
+
+fn key(name: &str, json: &str) -> Result<Value, ConfigError> {
+    parse(json).ok_or_else(|| {
+        ConfigError::new(format!(
+            "{name} is not a JSON object: expected the contents of a service account's key"
+        ))
+    })
+}
+
+fn parse(json: &str) -> Option<Value> {
+    serde_json::from_str(json).ok().filter(Value::is_object)
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Emulator(host) => f.debug_tuple("Emulator").field(host).finish(),
+            Self::Key(_) => f.write_str("Key(…)"),
+            Self::Default { named } => f.debug_struct("Default").field("named", named).finish(),
+        }
+    }
+}

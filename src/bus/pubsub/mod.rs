@@ -1,0 +1,229 @@
+//! Google Cloud Pub/Sub as the bus. The only module that knows Google.
+//!
+//! Each VM has a subscription of its own on the one topic, so each gets a copy of every message.
+//! Administration goes over HTTP and messages over gRPC, on connections of their own: when one way
+//! is dead, the other may not be.
+
+mod admin;
+mod credentials;
+mod names;
+
+use std::future::Future;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use google_cloud_auth::credentials::Credentials as GoogleCredentials;
+use google_cloud_gax::retry_policy::RetryPolicyExt as _;
+use google_cloud_pubsub::client::{Publisher, Subscriber, SubscriptionAdmin, TopicAdmin};
+use google_cloud_pubsub::model;
+use google_cloud_pubsub::retry_policy::RetryableErrors;
+use google_cloud_pubsub::subscriber::MessageStream;
+use google_cloud_pubsub::subscriber::ShutdownBehavior;
+use google_cloud_pubsub::subscriber::handler::Handler;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+pub use self::credentials::Credentials;
+pub use self::names::{check_characters, check_project, check_resource_name};
+use super::{BusError, Delivery, Join, Message};
+use crate::config::ConfigError;
+use crate::identity::Identity;
+
+/// How long one message may wait for Google's yes. Longer than a hiccup, shorter than the
+/// patience of the person who pressed the button.
+pub const PUBLISH_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Messages that may be waiting for it, of all sockets together.
+const MAX_UNDER_WAY: usize = 4_096;
+
+/// The attribute that names the one VM a message is for.
+const TO: &str = "to";
+
+/// Where the topic is, and how much of it a newborn wants to hear.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub project: String,
+    pub topic: String,
+    pub credentials: Credentials,
+    pub window: Duration,
+}
+
+/// A VM's access to its topic and subscription. Cheap to clone.
+#[derive(Clone)]
+pub struct PubSub(Arc<Inner>);
+
+struct Inner {
+    topic: String,
+    subscription: String,
+    /// Keeps other VMs' private messages away, at Google's side.
+    filter: String,
+    region: String,
+    window: Duration,
+    endpoint: Option<String>,
+    credentials: GoogleCredentials,
+    topics: TopicAdmin,
+    subscriptions: SubscriptionAdmin,
+    /// Replaced when the path is made anew: a client keeps its connection, even a dead one.
+    publisher: RwLock<Publisher>,
+    under_way: Arc<Semaphore>,
+}
+
+impl PubSub {
+    /// Prepares the clients; the network is first used by [`super::Bus::join`].
+    ///
+    /// # Errors
+    /// The credentials can't be used.
+    pub async fn new(settings: &Settings, identity: &Identity) -> Result<Self, ConfigError> {
+        let Settings { project, topic, credentials, window } = settings;
+        let endpoint = credentials.endpoint();
+        let credentials = credentials.build()?;
+        let topic = format!("projects/{project}/topics/{topic}");
+        let unusable = |error: &dyn std::fmt::Display| {
+            ConfigError::new(format!("the client for Google Pub/Sub can't be made: {error}"))
+        };
+
+        let mut topics = TopicAdmin::builder().with_credentials(credentials.clone());
+        let mut subscriptions = SubscriptionAdmin::builder().with_credentials(credentials.clone());
+        if let Some(endpoint) = &endpoint {
+            topics = topics.with_endpoint(endpoint);
+            subscriptions = subscriptions.with_endpoint(endpoint);
+        }
+        // Each reads the system's root certificates: the longest part of a start, so at once.
+        let (topics, subscriptions, publisher) = tokio::join!(
+            tokio::spawn(topics.build()),
+            tokio::spawn(subscriptions.build()),
+            tokio::spawn(publisher(topic.clone(), endpoint.clone(), credentials.clone())),
+        );
+        let (topics, subscriptions, publisher) = (
+            topics.map_err(|error| unusable(&error))?.map_err(|error| unusable(&error))?,
+            subscriptions.map_err(|error| unusable(&error))?.map_err(|error| unusable(&error))?,
+            publisher.map_err(|error| unusable(&error))?.map_err(|error| unusable(&error))?,
+        );
+        Ok(Self(Arc::new(Inner {
+            subscription: format!("projects/{project}/subscriptions/{}", identity.subscription()),
+            filter: format!("NOT attributes:{TO} OR attributes.{TO} = \"{}\"", identity.instance()),
+            region: identity.region().to_ascii_lowercase(),
+            window: *window,
+            topic,
+            endpoint,
+            credentials,
+            topics,
+            subscriptions,
+            publisher: RwLock::new(publisher),
+            under_way: Arc::new(Semaphore::new(MAX_UNDER_WAY)),
+        })))
+    }
+
+    /// FNV-1a over the topic's full name: small, and the same on every VM and version.
+    pub(super) fn tag(&self) -> u32 {
+        self.0
+            .topic
+            .bytes()
+            .fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+    }
+
+    pub(super) async fn join(&self, how: Join) -> Result<Inbox, BusError> {
+        if how == Join::Afresh {
+            let inner = &self.0;
+            let fresh = publisher(inner.topic.clone(), inner.endpoint.clone(), inner.credentials.clone());
+            let fresh = fresh.await.map_err(|error| BusError(format!("connecting anew: {error}")))?;
+            *self.0.publisher.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+            // The old stream may still be taking messages, into a connection that nobody reads.
+            self.delete_subscription().await?;
+        }
+        self.make_subscription().await?;
+        self.seek_back().await;
+
+        let mut subscriber = Subscriber::builder().with_credentials(self.0.credentials.clone());
+        if let Some(endpoint) = &self.0.endpoint {
+            subscriber = subscriber.with_endpoint(endpoint);
+        }
+        let subscriber =
+            subscriber.build().await.map_err(|error| BusError(format!("making the subscriber: {error}")))?;
+        let stream = subscriber
+            .subscribe(&self.0.subscription)
+            // A VM that leaves must not wait for messages it will never handle.
+            .set_shutdown_behavior(ShutdownBehavior::NackImmediately)
+            .build();
+        Ok(Inbox { stream })
+    }
+
+    pub(super) fn publish(
+        &self,
+        message: Message,
+    ) -> impl Future<Output = Result<(), BusError>> + Send + use<> {
+        let under_way = Arc::clone(&self.0.under_way).try_acquire_owned().map(|permit| {
+            let mut outgoing = model::Message::new().set_data(message.data);
+            if let Some(to) = message.to {
+                outgoing = outgoing.set_attributes([(TO, to)]);
+            }
+            let publisher = self.0.publisher.read().unwrap_or_else(PoisonError::into_inner);
+            (publisher.publish(outgoing), permit)
+        });
+        async move {
+            let Ok((confirmed, _permit)) = under_way else {
+                return Err(BusError(format!("{MAX_UNDER_WAY} messages are already waiting for the topic")));
+            };
+            // The library's own limit ends its retries; this one also ends a try that hangs.
+            match timeout(PUBLISH_PATIENCE, confirmed).await {
+                Ok(Ok(_message_id)) => Ok(()),
+                Ok(Err(error)) => Err(BusError(format!("publishing: {error}"))),
+                Err(_) => Err(BusError(format!("publishing: no answer in {} s", PUBLISH_PATIENCE.as_secs()))),
+            }
+        }
+    }
+
+    pub(super) async fn leave(&self) -> Result<(), BusError> {
+        self.delete_subscription().await
+    }
+}
+
+async fn publisher(
+    topic: String,
+    endpoint: Option<String>,
+    credentials: GoogleCredentials,
+) -> google_cloud_gax::client_builder::Result<Publisher> {
+    let mut publisher = Publisher::builder(topic)
+        .with_credentials(credentials)
+        // Send at once; what comes within the same turn of the timer still goes together.
+        .set_delay_threshold(Duration::ZERO)
+        .with_retry_policy(RetryableErrors.with_time_limit(PUBLISH_PATIENCE));
+    if let Some(endpoint) = endpoint {
+        publisher = publisher.with_endpoint(endpoint);
+    }
+    publisher.build().await
+}
+
+/// One join's stream of messages.
+pub struct Inbox {
+    stream: MessageStream,
+}
+
+impl Inbox {
+    pub(super) async fn next(&mut self) -> Result<Delivery, BusError> {
+        match self.stream.next().await {
+            Some(Ok((message, handler))) => {
+                let published_at = message.publish_time.map_or_else(crate::clock::now_micros, |time| {
+                    time.seconds() * 1_000_000 + i64::from(time.nanos()) / 1_000
+                });
+                let to = message.attributes.get(TO).cloned();
+                Ok(Delivery {
+                    message: Message { data: message.data, to },
+                    published_at,
+                    receipt: super::Receipt::PubSub(Receipt(handler)),
+                })
+            }
+            Some(Err(error)) => Err(BusError(format!("the stream of messages ended: {error}"))),
+            None => Err(BusError("the stream of messages ended".into())),
+        }
+    }
+}
+
+/// Google's handle on one delivery; dropped, the message comes again.
+pub(super) struct Receipt(Handler);
+
+impl Receipt {
+    pub(super) fn ack(self) {
+        self.0.ack();
+    }
+}

@@ -1,0 +1,67 @@
+//! The wall clock, in the units of the wire, and chance to spread things over time with.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use uuid::Uuid;
+
+/// Microseconds since the epoch.
+pub fn now_micros() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// Milliseconds since the epoch, as JavaScript counts.
+pub fn now_millis() -> i64 {
+    now_micros() / 1000
+}
+
+/// A random part of `whole`, so that what happens to many does not happen at once.
+pub fn random_part(whole: Duration) -> Duration {
+    // The only chance the program needs beside its ids; those come from the same good source.
+    let (bits, _) = Uuid::new_v4().as_u64_pair();
+    whole.mul_f64((bits >> 16) as f64 / (u64::MAX >> 16) as f64)
+}
+
+/// Waits that double from `first` to `most`, each with up to half of it taken off at random, so
+/// that VMs that lost the same thing do not return for it together.
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    first: Duration,
+    next: Duration,
+    most: Duration,
+}
+
+impl Backoff {
+    pub fn new(first: Duration, most: Duration) -> Self {
+        Self { first, next: first, most }
+    }
+
+    /// The next wait.
+    pub fn wait(&mut self) -> Duration {
+        let wait = self.next;
+        self.next = (wait * 2).min(self.most);
+        wait - random_part(wait / 2)
+    }
+
+    /// It worked: begin small again.
+    pub fn reset(&mut self) {
+        self.next = self.first;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_within_their_bounds() {
+        let second = Duration::from_secs(1);
+        let mut backoff = Backoff::new(second, second * 30);
+        for doubled in [1, 2, 4, 8, 16, 30, 30] {
+            let wait = backoff.wait();
+            assert!(wait <= second * doubled && wait >= second * doubled / 2, "{wait:?} of {doubled} s");
+        }
+        backoff.reset();
+        assert!(backoff.wait() <= second);
+    }
+}

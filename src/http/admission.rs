@@ -1,0 +1,137 @@
+//! Who may open a socket now: how many there are in all, how many of this address, how fast.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use governor::clock::{Clock as _, DefaultClock};
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+
+use crate::config::Limits;
+
+/// Addresses remembered by the rate limit before those whose time is over are swept out.
+const SWEEP_AT: usize = 10_000;
+
+pub struct Admission {
+    limits: Limits,
+    rate: DefaultKeyedRateLimiter<IpAddr>,
+    clock: DefaultClock,
+    sockets: Mutex<Sockets>,
+}
+
+#[derive(Default)]
+struct Sockets {
+    all: usize,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+/// Why not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// This VM has all it can take.
+    Full,
+    /// This address has.
+    TooMany,
+    /// This address is too fast; the seconds to wait.
+    TooFast(u64),
+}
+
+/// One socket's place, free again when dropped.
+#[derive(Debug)]
+pub struct Place {
+    admission: Arc<Admission>,
+    address: IpAddr,
+}
+
+impl Admission {
+    pub fn new(limits: Limits) -> Arc<Self> {
+        let quota = Quota::per_second(limits.upgrades.per_second).allow_burst(limits.upgrades.burst);
+        Arc::new(Self {
+            limits,
+            rate: RateLimiter::keyed(quota),
+            clock: DefaultClock::default(),
+            sockets: Mutex::default(),
+        })
+    }
+
+    /// # Errors
+    /// A bound is reached.
+    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Place, Refusal> {
+        if self.rate.len() > SWEEP_AT {
+            self.rate.retain_recent();
+        }
+        if let Err(not_until) = self.rate.check_key(&address) {
+            let wait = not_until.wait_time_from(self.clock.now());
+            return Err(Refusal::TooFast(wait.as_secs() + 1));
+        }
+        let mut sockets = self.sockets();
+        if sockets.all >= self.limits.connections {
+            return Err(Refusal::Full);
+        }
+        let of_address = sockets.by_address.entry(address).or_default();
+        if *of_address >= self.limits.connections_per_address {
+            return Err(Refusal::TooMany);
+        }
+        *of_address += 1;
+        sockets.all += 1;
+        Ok(Place { admission: Arc::clone(self), address })
+    }
+
+    fn sockets(&self) -> MutexGuard<'_, Sockets> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Admission {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admission").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut sockets = self.admission.sockets();
+        sockets.all -= 1;
+        if let Some(of_address) = sockets.by_address.get_mut(&self.address) {
+            *of_address -= 1;
+            if *of_address == 0 {
+                sockets.by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn admission(vars: &[(&str, &str)]) -> Arc<Admission> {
+        let vars = vars.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+        Admission::new(Config::from_vars(vars).unwrap().limits)
+    }
+
+    const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
+
+    #[test]
+    fn places_are_counted_and_given_back() {
+        let admission = admission(&[("MAX_CONNECTIONS", "3"), ("MAX_CONNECTIONS_PER_ADDRESS", "2")]);
+        let first = admission.admit(A).unwrap();
+        let _second = admission.admit(A).unwrap();
+        assert_eq!(admission.admit(A).unwrap_err(), Refusal::TooMany);
+        let _third = admission.admit(B).unwrap();
+        assert_eq!(admission.admit(B).unwrap_err(), Refusal::Full);
+        drop(first);
+        assert!(admission.admit(A).is_ok());
+        assert_eq!(admission.sockets().by_address.len(), 2);
+    }
+
+    #[test]
+    fn one_address_s_haste_is_its_own() {
+        let admission = admission(&[("UPGRADE_RATE", "1"), ("UPGRADE_BURST", "2")]);
+        assert!(admission.admit(A).is_ok() && admission.admit(A).is_ok());
+        assert_eq!(admission.admit(A).unwrap_err(), Refusal::TooFast(1));
+        assert!(admission.admit(B).is_ok());
+    }
+}

@@ -1,0 +1,89 @@
+//! The accept loop: warp's routes behind hyper, with the bounds that warp's own server lacks.
+//!
+//! A request's head has its time and size, connections have their number, and only HTTP/1.1 is
+//! spoken (Fly's proxy speaks HTTP/2 to the world). The same time-out ends idle keep-alives.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::select;
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+use warp::filters::BoxedFilter;
+use warp::http::Request;
+use warp::reply::Reply;
+
+/// A half-sent request is dropped after this.
+const HEADER_TIME: Duration = Duration::from_secs(10);
+
+/// A request's head may have so many bytes; hyper's least is 8 KiB.
+const HEADER_BYTES: usize = 16 << 10;
+
+/// Connections that are not sockets (yet).
+const MAX_CONNECTIONS: usize = 4_096;
+
+/// Where a request came from, by TCP.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
+
+/// Serves until `stop`; what is under way then is ended by its own time-outs.
+pub async fn serve<R: Reply + 'static>(
+    listener: TcpListener,
+    routes: BoxedFilter<(R,)>,
+    stop: CancellationToken,
+) {
+    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).max_buf_size(HEADER_BYTES);
+    loop {
+        let accepted = select! {
+            accepted = accept(&listener, &connections) => accepted,
+            () = stop.cancelled() => return,
+        };
+        let (stream, peer, permit) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, mostly: the ones that end make room.
+                warn!(%error, "can't accept connections; trying again");
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let routes = warp::service(routes.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Peer(peer));
+            tower_service::Service::call(&mut routes.clone(), request)
+        });
+        let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            let _permit = permit;
+            let ended = select! {
+                ended = connection => ended,
+                () = stop.cancelled() => return,
+            };
+            if let Err(error) = ended {
+                debug!(%peer, %error, "connection ended");
+            }
+        });
+    }
+}
+
+type Accepted = (TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit);
+
+async fn accept(listener: &TcpListener, connections: &Arc<Semaphore>) -> io::Result<Accepted> {
+    let permit = Arc::clone(connections).acquire_owned().await.map_err(io::Error::other)?;
+    let (stream, peer) = listener.accept().await?;
+    // An alert is one small write: it must not wait for another to fill a packet.
+    stream.set_nodelay(true)?;
+    Ok((stream, peer, permit))
+}

@@ -1,0 +1,203 @@
+//! `GET /ws`: from HTTP to a WebSocket.
+//!
+//! An upgrade of our own instead of warp's: warp's sockets come with 128 KiB of read buffer each,
+//! and can't be had as the bare TCP stream, which [`crate::socket`] writes to.
+
+use std::sync::Arc;
+
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+use warp::Filter;
+use warp::filters::BoxedFilter;
+use warp::http::{HeaderMap, HeaderValue, StatusCode, header};
+use warp::reply::{Reply as _, Response};
+
+use super::address;
+use super::admission::{Admission, Refusal};
+use super::error;
+use super::server::Peer;
+use crate::relay::Relay;
+use crate::socket;
+use crate::wire::ErrorCode;
+
+#[derive(Deserialize)]
+struct Query {
+    /// The last cursor that the client has seen.
+    since: Option<String>,
+}
+
+pub fn route(relay: Arc<Relay>, sockets: TaskTracker) -> BoxedFilter<(Response,)> {
+    let admission = Admission::new(relay.config.limits);
+    // A query that does not parse is no reason to refuse: it is read as none.
+    let query = warp::query::<Query>().or(warp::any().map(|| Query { since: None })).unify();
+    warp::path!("ws")
+        .and(warp::get())
+        .and(query)
+        .and(warp::header::headers_cloned())
+        .and(warp::ext::optional::<OnUpgrade>())
+        .and(warp::ext::get::<Peer>())
+        .map(move |query: Query, headers: HeaderMap, upgrade: Option<OnUpgrade>, peer: Peer| {
+            let relay = Arc::clone(&relay);
+            let rejected = Arc::clone(&relay);
+            accept(relay, &admission, &sockets, query, &headers, upgrade, peer).unwrap_or_else(|refused| {
+                let (reason, response) = *refused;
+                rejected.metrics.rejected(reason);
+                response
+            })
+        })
+        .boxed()
+}
+
+type Refused = Box<(&'static str, Response)>;
+
+fn accept(
+    relay: Arc<Relay>,
+    admission: &Arc<Admission>,
+    sockets: &TaskTracker,
+    query: Query,
+    headers: &HeaderMap,
+    upgrade: Option<OnUpgrade>,
+    peer: Peer,
+) -> Result<Response, Refused> {
+    let key = handshake(headers).map_err(|why| refuse("handshake", StatusCode::BAD_REQUEST, why))?;
+    let upgrade = upgrade.ok_or_else(|| {
+        refuse("handshake", StatusCode::BAD_REQUEST, "HTTP/1.1 is needed to open a WebSocket")
+    })?;
+    if !origin_is_allowed(&relay, headers) {
+        let why = "this Origin may not open sockets here; the server's ALLOWED_ORIGINS lists who may";
+        return Err(refuse("origin", StatusCode::FORBIDDEN, why));
+    }
+    let phase = relay.health.phase();
+    if !phase.takes_sockets() {
+        return Err(later("not_ready", StatusCode::SERVICE_UNAVAILABLE, &phase.text(), 1));
+    }
+    let address = address::client(peer, headers, relay.identity().on_fly());
+    let place = admission.admit(address).map_err(|refusal| match refusal {
+        Refusal::Full => later("full", StatusCode::SERVICE_UNAVAILABLE, "this VM is full", 5),
+        Refusal::TooMany => later(
+            "address_connections",
+            StatusCode::TOO_MANY_REQUESTS,
+            "too many sockets from this address",
+            30,
+        ),
+        Refusal::TooFast(wait) => later(
+            "address_rate",
+            StatusCode::TOO_MANY_REQUESTS,
+            "too many new sockets from this address",
+            wait,
+        ),
+    })?;
+    sockets.spawn(async move {
+        let _place = place;
+        let Ok(upgraded) = upgrade.await else { return };
+        match upgraded.downcast::<TokioIo<TcpStream>>() {
+            Ok(parts) => {
+                let (member, greeting) = relay.join(query.since.as_deref());
+                debug!(client_id = %member.client_id, "socket opened");
+                socket::serve(parts.io.into_inner(), parts.read_buf, relay, member, greeting).await;
+            }
+            Err(_) => debug!("an upgraded connection that is not TCP"),
+        }
+    });
+    let headers = [
+        (header::CONNECTION, HeaderValue::from_static("upgrade")),
+        (header::UPGRADE, HeaderValue::from_static("websocket")),
+    ];
+    let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
+    response.headers_mut().extend(headers);
+    response.headers_mut().insert(header::SEC_WEBSOCKET_ACCEPT, key);
+    Ok(response)
+}
+
+/// Checks the client's half of the handshake (RFC 6455, 4.2.1); returns this side's proof.
+fn handshake(headers: &HeaderMap) -> Result<HeaderValue, &'static str> {
+    let has = |name, token: &str| {
+        let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(token))
+    };
+    if !has(header::UPGRADE, "websocket") || !has(header::CONNECTION, "upgrade") {
+        return Err("not a WebSocket request: expected Upgrade: websocket and Connection: Upgrade");
+    }
+    if !has(header::SEC_WEBSOCKET_VERSION, "13") {
+        return Err("Sec-WebSocket-Version: expected 13");
+    }
+    // 16 bytes in base64: 22 characters and two of padding.
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes);
+    let key = key
+        .filter(|key| key.len() == 24 && key.ends_with(b"=="))
+        .filter(|key| key[..22].iter().all(|byte| byte.is_ascii_alphanumeric() || b"+/".contains(byte)))
+        .ok_or("Sec-WebSocket-Key: expected 16 bytes in base64")?;
+    HeaderValue::try_from(derive_accept_key(key)).map_err(|_| "Sec-WebSocket-Key: can't be answered")
+}
+
+/// Browsers tell where a script comes from; other programs say nothing and are let in. Without
+/// this, any site could open sockets here in its visitors' names.
+fn origin_is_allowed(relay: &Relay, headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else { return true };
+    let Ok(origin) = origin.to_str().map(str::to_ascii_lowercase) else { return false };
+    let allowed = &relay.config.allowed_origins;
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).map(str::to_ascii_lowercase);
+    let of_origin = origin.split_once("://").map(|(_scheme, host)| host);
+    allowed.contains("*")
+        || allowed.contains(&origin)
+        || (of_origin.is_some() && of_origin == host.as_deref())
+}
+
+fn refuse(reason: &'static str, status: StatusCode, why: &str) -> Refused {
+    let code = match status {
+        StatusCode::BAD_REQUEST => ErrorCode::InvalidField,
+        StatusCode::FORBIDDEN => ErrorCode::Forbidden,
+        StatusCode::TOO_MANY_REQUESTS => ErrorCode::RateLimited,
+        _ => ErrorCode::Unavailable,
+    };
+    Box::new((reason, error(status, code, why)))
+}
+
+/// A refusal that says when to come again, in seconds.
+fn later(reason: &'static str, status: StatusCode, why: &str, seconds: u64) -> Refused {
+    let mut refused = refuse(reason, status, why);
+    refused.1.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    refused
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(change: &[(&'static str, &str)]) -> HeaderMap {
+        let good = [
+            ("upgrade", "WebSocket"),
+            ("connection", "keep-alive, Upgrade"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ];
+        let all = good.iter().chain(change);
+        all.fold(HeaderMap::new(), |mut headers, (name, value)| {
+            headers.insert(*name, value.parse().unwrap());
+            headers
+        })
+    }
+
+    #[test]
+    fn answers_the_rfc_s_example() {
+        assert_eq!(handshake(&headers(&[])).unwrap(), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn refuses_what_is_no_handshake() {
+        for change in [
+            ("upgrade", "h2c"),
+            ("connection", "close"),
+            ("sec-websocket-version", "8"),
+            ("sec-websocket-key", "short=="),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZ!=="),
+        ] {
+            assert!(handshake(&headers(&[change])).is_err(), "{change:?}");
+        }
+    }
+}

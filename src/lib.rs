@@ -1,0 +1,33 @@
+//! Alien Alert: someone presses the red button, and every open page in the world knows.
+//!
+//! The modules, in reading order: a [`vm`] lives by its [`config`] and [`identity`]. It joins a
+//! [`bus`], on which all VMs tell one another [`event`]s; [`path`] keeps that way alive and
+//! [`health`] says whether it is. The [`relay`] puts what clients send on the bus, and passes what
+//! the bus brings to the sockets in its [`hub`], with [`history`] and [`fleet`] as its memory.
+//! Clients come in by [`http`] and stay as a [`socket`] each; what is said there is in [`wire`].
+
+pub mod vm;
+
+pub mod config;
+pub mod identity;
+
+pub mod bus;
+pub mod event;
+pub mod health;
+pub mod path;
+
+pub mod cursor;
+pub mod fleet;
+pub mod history;
+pub mod hub;
+pub mod relay;
+
+pub mod frame;
+pub mod http;
+pub mod socket;
+pub mod wire;
+
+pub mod clock;
+pub mod logs;
+pub mod metrics;
+pub mod signals;

@@ -1,0 +1,100 @@
+//! The process: read the settings, set up, run the VM, and end with a code that tells how it went.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use alien_alert::config::{BusConfig, Config, ConfigError, VARIABLES};
+use alien_alert::signals::Signals;
+use alien_alert::{logs, vm};
+use tokio::net::TcpListener;
+use tracing::info;
+
+// Sockets come and go by the thousand; this one gives memory back and packs small things well.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+// From sysexits.h.
+const USAGE: u8 = 64;
+const UNAVAILABLE: u8 = 69;
+const CONFIG: u8 = 78;
+
+fn main() -> ExitCode {
+    if let Some(argument) = std::env::args_os().nth(1) {
+        return match argument.to_str() {
+            Some("--help" | "-h") => print(&help()),
+            Some("--version" | "-V") => print(concat!("alien-alert ", env!("CARGO_PKG_VERSION"), "\n")),
+            _ => fail(
+                USAGE,
+                &format!("{argument:?} is not understood; settings are environment variables, see --help"),
+            ),
+        };
+    }
+    match logs::start().and_then(|()| Config::from_env()) {
+        Ok(config) => run(config),
+        Err(error) => fail(CONFIG, &error.to_string()),
+    }
+}
+
+fn run(config: Config) -> ExitCode {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(UNAVAILABLE, &format!("the runtime can't be started: {error}")),
+    };
+    let ended = runtime.block_on(live(config));
+    // Google's client may have tasks that wait for an answer; nobody waits for them.
+    runtime.shutdown_background();
+    ended.unwrap_or_else(|failed| failed)
+}
+
+async fn live(config: Config) -> Result<ExitCode, ExitCode> {
+    let signals =
+        Signals::catch().map_err(|error| fail(UNAVAILABLE, &format!("signals can't be caught: {error}")))?;
+    let address = SocketAddr::new(config.host, config.port);
+    let listener = TcpListener::bind(address).await.map_err(|error| {
+        fail(UNAVAILABLE, &format!("PORT={}: can't listen on {address}: {error}", config.port))
+    })?;
+    let address = listener.local_addr().unwrap_or(address);
+    let bus = vm::bus(&config).await.map_err(|error: ConfigError| fail(CONFIG, &error.to_string()))?;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        instance = %config.identity.instance(),
+        region = %config.identity.region(),
+        bus = bus.kind(),
+        topic = topic(&config),
+        "listening on http://{address}",
+    );
+    vm::run(listener, config, bus, signals.shutdown()).await;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn topic(config: &Config) -> &str {
+    match &config.bus {
+        BusConfig::Memory => "in this process",
+        BusConfig::PubSub(settings) => &settings.topic,
+    }
+}
+
+fn print(text: &str) -> ExitCode {
+    // A reader that closed the pipe has seen enough.
+    let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+fn fail(code: u8, why: &str) -> ExitCode {
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("alien-alert: {why}\n").as_bytes());
+    ExitCode::from(code)
+}
+
+fn help() -> String {
+    let mut text = String::from(
+        "Someone presses the red button, and every open page in the world knows.\n\n\
+         Usage: alien-alert\n\nSettings, by environment variable:\n",
+    );
+    for (name, default, meaning) in VARIABLES {
+        let default = if default.is_empty() { String::new() } else { format!(" [{default}]") };
+        // Writing to a String can't fail.
+        let _ = writeln!(text, "  {name:<31} {meaning}{default}");
+    }
+    text
+}

@@ -1,0 +1,142 @@
+//! Figures for Prometheus, served at `/metrics`.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::identity::Identity;
+
+/// The content type of [`Metrics::text`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Type {
+    r#type: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Reason {
+    reason: &'static str,
+}
+
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    pub connections: Gauge,
+    pub fleet: Gauge,
+    pub duplicates: Counter,
+    pub undecodable: Counter,
+    pub publish_errors: Counter,
+    pub round_trip: Histogram,
+    publish_seconds: Histogram,
+    received: Family<Type, Counter>,
+    events: Family<Type, Counter>,
+    deliveries: Family<Type, Counter>,
+    closed: Family<Reason, Counter>,
+    rejected: Family<Reason, Counter>,
+}
+
+impl Metrics {
+    pub fn new(identity: Identity) -> Self {
+        let mut registry = Registry::with_prefix("alien_alert");
+        registry.register(
+            "build",
+            "The VM and its version",
+            Info::new(vec![
+                ("version", env!("CARGO_PKG_VERSION").to_owned()),
+                ("instance", identity.instance().to_string()),
+                ("region", identity.region().to_string()),
+            ]),
+        );
+        // 1 ms to 16 s: from a bus in the same process to the end of patience.
+        let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 15));
+        let metrics = Self {
+            registry: Mutex::default(),
+            connections: Gauge::<i64, _>::default(),
+            fleet: Gauge::<i64, _>::default(),
+            duplicates: Counter::<u64, AtomicU64>::default(),
+            undecodable: Counter::default(),
+            publish_errors: Counter::default(),
+            round_trip: seconds(),
+            publish_seconds: seconds(),
+            received: Family::default(),
+            events: Family::default(),
+            deliveries: Family::default(),
+            closed: Family::default(),
+            rejected: Family::default(),
+        };
+        registry.register("connections", "Sockets open on this VM", metrics.connections.clone());
+        registry.register("fleet_instances", "VMs alive, this one too", metrics.fleet.clone());
+        registry.register("messages_received", "Messages from clients, by type", metrics.received.clone());
+        registry.register("events", "Events from the topic, by type", metrics.events.clone());
+        registry.register("deliveries", "Events handed to sockets, by type", metrics.deliveries.clone());
+        registry.register(
+            "duplicates",
+            "Events that came again and were dropped",
+            metrics.duplicates.clone(),
+        );
+        registry.register("undecodable", "Messages on the topic not understood", metrics.undecodable.clone());
+        registry.register(
+            "publish_errors",
+            "Messages that the topic did not take",
+            metrics.publish_errors.clone(),
+        );
+        registry.register_with_unit(
+            "publish_duration",
+            "From a client's message to the topic's confirmation",
+            Unit::Seconds,
+            metrics.publish_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "topic_round_trip",
+            "From this VM through the topic and back, by its beacons",
+            Unit::Seconds,
+            metrics.round_trip.clone(),
+        );
+        registry.register("sockets_closed", "Sockets that ended, by reason", metrics.closed.clone());
+        registry.register("upgrades_rejected", "Sockets refused, by reason", metrics.rejected.clone());
+        Self { registry: Mutex::new(registry), ..metrics }
+    }
+
+    pub fn received(&self, name: &'static str) {
+        self.received.get_or_create(&Type { r#type: name }).inc();
+    }
+
+    pub fn delivered(&self, name: &'static str, sockets: usize) {
+        self.events.get_or_create(&Type { r#type: name }).inc();
+        self.deliveries.get_or_create(&Type { r#type: name }).inc_by(sockets as u64);
+    }
+
+    pub fn published(&self, took: Duration, confirmed: bool) {
+        self.publish_seconds.observe(took.as_secs_f64());
+        if !confirmed {
+            self.publish_errors.inc();
+        }
+    }
+
+    pub fn closed(&self, reason: &'static str) {
+        self.closed.get_or_create(&Reason { reason }).inc();
+    }
+
+    pub fn rejected(&self, reason: &'static str) {
+        self.rejected.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// All figures, in the OpenMetrics text format.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        // Writing to a String can't fail.
+        let _ = encode(&mut text, &registry);
+        text
+    }
+}

@@ -1,0 +1,226 @@
+//! One WebSocket, from its greeting to its close: one task that reads, writes and keeps time.
+//!
+//! Reading goes through tungstenite, which knows the protocol. Writing goes past it, straight to
+//! the TCP stream: frames are encoded already, all that waits goes out in one system call, and no
+//! socket keeps a write buffer. The two never mix: tungstenite's own answers (pongs) are flushed
+//! before anything of ours is written.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf as _, Bytes};
+use futures_util::{SinkExt as _, StreamExt as _};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::select;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{self, Message};
+use tracing::debug;
+
+use crate::frame::Frame;
+use crate::hub::Batch;
+use crate::relay::{Member, Relay};
+use crate::wire::{Close, CloseCode, ErrorCode, reply};
+
+/// Room for reading. Most messages are small, and 20,000 sockets hold one each.
+const READ_BUFFER: usize = 1024;
+
+/// How long a socket that is to be closed may take to hear so.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// What is read and dropped of a client that still talks after the close.
+const LINGER_BYTES: usize = 1 << 20;
+
+/// How a socket ended.
+enum End {
+    /// The client went, by a close of its own or without a word.
+    Gone(&'static str),
+    /// This side closes it.
+    Close(Close),
+}
+
+/// Serves one socket until it ends. `early` is what the client sent before it was answered.
+pub async fn serve(stream: TcpStream, early: Bytes, relay: Arc<Relay>, member: Member, greeting: Vec<Bytes>) {
+    let limits = &relay.config.limits;
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
+        .max_message_size(Some(limits.message_bytes))
+        .max_frame_size(Some(limits.message_bytes));
+    let ping_interval = relay.config.ping_interval;
+    let mut timer = interval_at(Instant::now() + ping_interval, ping_interval);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let quota = Quota::per_second(limits.messages.per_second).allow_burst(limits.messages.burst);
+    let mut socket = Socket {
+        stream: WebSocketStream::from_partially_read(stream, early.into(), Role::Server, Some(config)).await,
+        rate: RateLimiter::direct(quota),
+        excess: 0,
+        heard: Instant::now(),
+        timer,
+        relay,
+        member,
+    };
+    let end = socket.run(greeting).await;
+    let reason = match &end {
+        End::Gone(how) => how,
+        End::Close(close) => close.code.name(),
+    };
+    debug!(client_id = %socket.member.client_id, reason, "socket ended");
+    socket.relay.metrics.closed(reason);
+    if let End::Close(close) = end {
+        // Nothing more for it while it lingers.
+        let Socket { stream, member, .. } = socket;
+        drop(member);
+        let _ = timeout(LINGER, say_goodbye(stream, close)).await;
+    }
+}
+
+struct Socket {
+    stream: WebSocketStream<TcpStream>,
+    relay: Arc<Relay>,
+    member: Member,
+    rate: DefaultDirectRateLimiter,
+    /// Messages beyond the rate so far.
+    excess: u32,
+    /// When the client last gave a sign of life.
+    heard: Instant,
+    timer: Interval,
+}
+
+impl Socket {
+    async fn run(&mut self, greeting: Vec<Bytes>) -> End {
+        if let Err(end) = self.write(greeting.into()).await {
+            return end;
+        }
+        loop {
+            let done = select! {
+                waiting = self.member.outbox.take() => match waiting {
+                    Ok(batch) => self.write_counted(batch).await,
+                    Err(close) => Err(End::Close(close)),
+                },
+                message = self.stream.next() => self.read(message).await,
+                _ = self.timer.tick() => match self.check_silence() {
+                    Ok(()) => self.write(vec![Frame::ping().into_bytes()].into()).await,
+                    end => end,
+                },
+            };
+            if let Err(end) = done {
+                return end;
+            }
+        }
+    }
+
+    /// A socket that was not heard of for two intervals is gone, whatever TCP says.
+    fn check_silence(&self) -> Result<(), End> {
+        if self.heard.elapsed() >= 2 * self.timer.period() {
+            return Err(End::Close(Close::new(CloseCode::Idle, "no sign of life for two ping intervals")));
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self, message: Option<tungstenite::Result<Message>>) -> Result<(), End> {
+        self.heard = Instant::now();
+        let message = message.ok_or(End::Gone("gone"))?.map_err(failed)?;
+        if let Message::Close(_) = message {
+            // tungstenite has the answer ready; it reports the end when that is out.
+            let _ = timeout(LINGER, self.stream.flush()).await;
+            return Err(End::Gone("closed"));
+        }
+        // Pings too: each makes work.
+        if self.rate.check().is_err() {
+            return self.flooded();
+        }
+        match message {
+            Message::Text(text) => {
+                self.relay.handle(&self.member, &text);
+                Ok(())
+            }
+            Message::Binary(_) => Err(End::Close(Close::new(CloseCode::Binary, "text frames of JSON only"))),
+            _ => self.stream.flush().await.map_err(failed),
+        }
+    }
+
+    /// First a word, then, for one that goes on, the end.
+    fn flooded(&mut self) -> Result<(), End> {
+        self.excess += 1;
+        let limit = self.relay.config.limits.messages;
+        if self.excess > limit.burst.get() {
+            return Err(End::Close(Close::new(CloseCode::Flooding, "too many messages")));
+        }
+        let why = format!("more than {} messages a second; this one was dropped", limit.per_second);
+        let wait = Duration::from_secs(1);
+        self.member.outbox.push(reply::error(ErrorCode::RateLimited, &why, None, Some(wait)));
+        Ok(())
+    }
+
+    /// Writes what came out of the outbox, and gives its room back.
+    async fn write_counted(&mut self, batch: Batch) -> Result<(), End> {
+        let (frames, bytes) = (batch.len(), batch.remaining());
+        let written = self.write(batch).await;
+        self.member.outbox.written(frames, bytes);
+        written
+    }
+
+    /// Writes all of `batch`, joined. A client that does not read is waited for until its outbox
+    /// overflows, or until it takes not one byte for two ping intervals.
+    async fn write(&mut self, mut batch: Batch) -> Result<(), End> {
+        self.stream.flush().await.map_err(failed)?;
+        let patience = 2 * self.timer.period();
+        let mut closing = None;
+        while batch.has_remaining() {
+            let stream = self.stream.get_mut();
+            // What is begun is ended before a close, or the close would be read as part of it.
+            let wait = if closing.is_some() { LINGER } else { patience };
+            select! {
+                biased;
+                written = timeout(wait, stream.write_buf(&mut batch)) => match written {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(_)) => return Err(End::Gone("lost")),
+                    Err(_) if closing.is_some() => break,
+                    Err(_) => return Err(End::Close(Close::new(CloseCode::Idle, "not reading"))),
+                },
+                close = self.member.outbox.closing(), if closing.is_none() => closing = Some(close),
+            }
+        }
+        closing.map_or(Ok(()), |close| Err(End::Close(close)))
+    }
+}
+
+/// Sends the close, and waits for the client's, so that no reset overtakes what was sent.
+async fn say_goodbye(mut stream: WebSocketStream<TcpStream>, close: Close) {
+    let _ = stream.flush().await;
+    let stream = stream.get_mut();
+    let frame = Frame::close(close.code as u16, &close.reason);
+    if stream.write_all(frame.bytes()).await.is_err() || stream.shutdown().await.is_err() {
+        return;
+    }
+    let mut dropped = [0; 512];
+    let mut left = LINGER_BYTES;
+    while let Ok(count @ 1..) = stream.read(&mut dropped).await {
+        left = left.saturating_sub(count);
+        if left == 0 {
+            return;
+        }
+    }
+}
+
+/// What a read error means for the socket.
+fn failed(error: tungstenite::Error) -> End {
+    use tungstenite::Error;
+    use tungstenite::error::ProtocolError;
+    match error {
+        Error::Capacity(_) => End::Close(Close::new(CloseCode::TooLarge, "message too large")),
+        Error::Utf8(_) => End::Close(Close::new(CloseCode::NotUtf8, "text must be UTF-8")),
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => End::Gone("lost"),
+        Error::Protocol(error) => {
+            let mut reason = error.to_string();
+            reason.truncate(100);
+            End::Close(Close::new(CloseCode::Protocol, reason))
+        }
+        Error::ConnectionClosed | Error::AlreadyClosed => End::Gone("closed"),
+        _ => End::Gone("lost"),
+    }
+}

@@ -1,0 +1,83 @@
+//! The life of one VM: listen, join the topic, relay, leave.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use crate::bus::Bus;
+use crate::bus::memory::Topic;
+use crate::bus::pubsub::PubSub;
+use crate::config::{BusConfig, Config, ConfigError};
+use crate::relay::Relay;
+use crate::{http, path};
+
+/// For the subscription's deletion, and at the same time for what is accepted to be published.
+const LAST_CALLS: Duration = Duration::from_secs(2);
+
+/// For the sockets to hear that they are closed.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Clients come back within this, each at a time of its own.
+const SPREAD: Duration = Duration::from_secs(5);
+
+/// The bus that the settings ask for.
+///
+/// # Errors
+/// Its credentials can't be used.
+pub async fn bus(config: &Config) -> Result<Bus, ConfigError> {
+    Ok(match &config.bus {
+        BusConfig::Memory => Bus::Memory(Topic::new(config.history).member()),
+        BusConfig::PubSub(settings) => Bus::PubSub(PubSub::new(settings, &config.identity).await?),
+    })
+}
+
+/// Runs a VM on `listener` until `shutdown`, and leaves within 4 s then.
+pub async fn run(listener: TcpListener, config: Config, bus: Bus, shutdown: impl Future<Output = ()>) {
+    let relay = Arc::new(Relay::new(config, bus));
+    let sockets = TaskTracker::new();
+    let serving = CancellationToken::new();
+    let relaying = CancellationToken::new();
+
+    let routes = http::routes(Arc::clone(&relay), sockets.clone());
+    let server = tokio::spawn(http::serve(listener, routes, serving.clone()));
+    let path = tokio::spawn(path::keep(Arc::clone(&relay), relaying.clone()));
+
+    shutdown.await;
+    let begun = Instant::now();
+    relay.health.leaving();
+    info!(sockets = relay.clients(), "leaving");
+
+    // The path's task first, or it might make the subscription again.
+    relaying.cancel();
+    let _ = path.await;
+    relay.publishing.spawn(path::farewell(&relay));
+    relay.publishing.close();
+    let (left, published) =
+        tokio::join!(timeout(LAST_CALLS, relay.bus.leave()), timeout(LAST_CALLS, relay.publishing.wait()));
+    match left {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!(%error, "the subscription stays; it expires by itself after a day"),
+        Err(_) => warn!("no answer from the topic; the subscription, if it stays, expires after a day"),
+    }
+    if published.is_err() {
+        warn!(
+            unconfirmed = relay.publishing.len(),
+            "not all that was accepted is confirmed; its senders know"
+        );
+    }
+
+    relay.close_sockets(SPREAD);
+    sockets.close();
+    if timeout(LAST_WORDS, sockets.wait()).await.is_err() {
+        info!(sockets = sockets.len(), "sockets that did not answer the close are dropped");
+    }
+    serving.cancel();
+    let _ = server.await;
+    info!(took = ?begun.elapsed(), "left");
+}

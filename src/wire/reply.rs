@@ -1,0 +1,257 @@
+//! What a client hears, each message encoded once as a whole frame.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::ErrorCode;
+use super::request::ALIEN_LANDING;
+use crate::cursor::Cursor;
+use crate::event::{Event, Kind, Origin};
+use crate::fleet::Fleet;
+use crate::frame::{Frame, text_of_parts};
+use crate::history::{CatchUp, Missing};
+use crate::identity::Identity;
+
+/// The first message of every socket.
+pub fn connected(client_id: &str, identity: &Identity, ping_interval: Duration, cursor: Cursor) -> Frame {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Connected<'a> {
+        r#type: &'a str,
+        client_id: &'a str,
+        message: &'a str,
+        instance: &'a str,
+        region: &'a str,
+        region_code: &'a str,
+        channels: [&'a str; 0],
+        ping_interval: u128,
+        cursor: String,
+    }
+    text(&Connected {
+        r#type: "connected",
+        client_id,
+        message: "CONNECTED",
+        instance: identity.instance(),
+        region: identity.region(),
+        region_code: identity.region(),
+        channels: [],
+        ping_interval: ping_interval.as_millis(),
+        cursor: cursor.to_string(),
+    })
+}
+
+/// The second message: what there was before. The events' bytes are shared, not copied.
+pub fn refresh_store(catch_up: CatchUp, cursor: Cursor) -> Vec<Bytes> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Rest {
+        complete: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<&'static str>,
+        /// From when on nothing is missing, in ms since the epoch.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        complete_since: Option<i64>,
+        cursor: String,
+    }
+    let reason = |missing| match missing {
+        Missing::TooOld => "too_old",
+        Missing::TooMany => "too_many",
+    };
+    let rest = Rest {
+        complete: catch_up.missing.is_none(),
+        reason: catch_up.missing.map(|(missing, _)| reason(missing)),
+        complete_since: catch_up.missing.map(|(_, since)| since / 1000),
+        cursor: cursor.to_string(),
+    };
+    let rest = serde_json::to_string(&rest).unwrap_or_default();
+
+    let mut parts = Vec::with_capacity(2 * catch_up.events.len() + 2);
+    parts.push(Bytes::from_static(br#"{"type":"refresh-store","events":["#));
+    for event in catch_up.events {
+        if parts.len() > 1 {
+            parts.push(Bytes::from_static(b","));
+        }
+        parts.push(event);
+    }
+    // What follows the array is the rest's object without its opening brace.
+    parts.push(Bytes::from(format!("],{}", &rest[1..])));
+    text_of_parts(parts)
+}
+
+/// An event, as every socket hears it.
+pub fn event(event: &Event, cursor: Cursor) -> Frame {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Heard<'a> {
+        r#type: &'a str,
+        id: &'a str,
+        sender_id: &'a str,
+        data: &'a RawValue,
+        timestamp: i64,
+        origin: &'a Origin,
+        cursor: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message: Option<&'a str>,
+        region_code: &'a str,
+    }
+    text(&Heard {
+        r#type: event.kind.name(),
+        id: &event.id,
+        sender_id: &event.sender_id,
+        data: &event.data,
+        timestamp: event.timestamp,
+        origin: &event.origin,
+        cursor: cursor.to_string(),
+        message: (event.kind == Kind::Alert).then_some(ALIEN_LANDING),
+        region_code: &event.origin.region,
+    })
+}
+
+/// Who is alive.
+pub fn fleet(fleet: &Fleet) -> Frame {
+    #[derive(Serialize)]
+    struct Message<'a> {
+        r#type: &'a str,
+        instances: Vec<InstanceInfo<'a>>,
+    }
+    text(&Message { r#type: "fleet", instances: instances(fleet) })
+}
+
+/// One VM, as `fleet` and `/status` tell it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceInfo<'a> {
+    instance: &'a str,
+    region: &'a str,
+    clients: usize,
+    round_trip_ms: Option<u64>,
+    last_seen: i64,
+}
+
+pub fn instances(fleet: &Fleet) -> Vec<InstanceInfo<'_>> {
+    fleet
+        .instances()
+        .map(|(name, instance)| InstanceInfo {
+            instance: name,
+            region: &instance.region,
+            clients: instance.clients,
+            round_trip_ms: instance.round_trip_ms,
+            last_seen: instance.last_seen,
+        })
+        .collect()
+}
+
+/// The bus has the event for certain.
+pub fn ack(id: Option<&str>, event_id: &str) -> Frame {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Ack<'a> {
+        r#type: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+        event_id: &'a str,
+    }
+    text(&Ack { r#type: "ack", id, event_id })
+}
+
+pub fn pong(id: Option<&str>) -> Frame {
+    #[derive(Serialize)]
+    struct Pong<'a> {
+        r#type: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+    }
+    text(&Pong { r#type: "pong", id })
+}
+
+/// `retry_after` goes with [`ErrorCode::Unavailable`] and [`ErrorCode::RateLimited`].
+pub fn error(code: ErrorCode, message: &str, id: Option<&str>, retry_after: Option<Duration>) -> Frame {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Refusal<'a> {
+        r#type: &'a str,
+        code: ErrorCode,
+        message: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retry_after_ms: Option<u128>,
+    }
+    let retry_after_ms = retry_after.map(|wait| wait.as_millis());
+    text(&Refusal { r#type: "error", code, message, id, retry_after_ms })
+}
+
+fn text(message: &impl Serialize) -> Frame {
+    // Strings, numbers and JSON that was parsed before: nothing here can fail to serialize.
+    Frame::text(&serde_json::to_vec(message).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    const CURSOR: Cursor = Cursor { topic: 1, at: 2 };
+
+    fn value(frame: &Frame) -> Value {
+        serde_json::from_slice(&frame.payload()).unwrap()
+    }
+
+    #[test]
+    fn a_refresh_store_is_one_json_text() {
+        let events = vec![Bytes::from_static(b"{\"id\":1}"), Bytes::from_static(b"{\"id\":2}")];
+        let parts = refresh_store(CatchUp { events, missing: None }, CURSOR);
+        let whole: Value = serde_json::from_slice(&parts[1..].concat()).unwrap();
+        let expected = json!({"type": "refresh-store", "events": [{"id": 1}, {"id": 2}],
+            "complete": true, "cursor": "00000001-2"});
+        assert_eq!(whole, expected);
+
+        let parts =
+            refresh_store(CatchUp { events: vec![], missing: Some((Missing::TooOld, 5_000)) }, CURSOR);
+        let whole: Value = serde_json::from_slice(&parts[1..].concat()).unwrap();
+        assert_eq!(whole["complete"], json!(false));
+        assert_eq!(whole["reason"], json!("too_old"));
+        assert_eq!(whole["completeSince"], json!(5));
+    }
+
+    #[test]
+    fn an_alert_has_what_the_article_s_page_needs() {
+        let heard = value(&event(
+            &Event {
+                id: "e".into(),
+                kind: Kind::Alert,
+                sender_id: "s".into(),
+                data: RawValue::from_string("{}".into()).unwrap(),
+                timestamp: 7,
+                origin: Origin { instance: "i".into(), region: "ams".into() },
+            },
+            CURSOR,
+        ));
+        let expected = json!({"type": "alert", "id": "e", "senderId": "s", "data": {}, "timestamp": 7,
+            "origin": {"instance": "i", "region": "ams"}, "cursor": "00000001-2",
+            "message": "ALIEN_LANDING", "regionCode": "ams"});
+        assert_eq!(heard, expected);
+    }
+
+    #[test]
+    fn type_comes_first() {
+        let frames = [
+            ack(Some("1"), "2"),
+            pong(None),
+            error(ErrorCode::InvalidJson, "no", None, None),
+            fleet(&Fleet::default()),
+            connected(
+                "c",
+                &Identity::from_env(&Default::default()).unwrap(),
+                Duration::from_secs(30),
+                CURSOR,
+            ),
+        ];
+        for frame in frames {
+            assert!(frame.payload().starts_with(b"{\"type\":"), "{frame:?}");
+        }
+    }
+}

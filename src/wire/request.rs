@@ -1,0 +1,275 @@
+//! What a client may send, checked field by field: what is wrong is told by the field's name and
+//! by what is accepted.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::ErrorCode;
+use crate::event::Kind;
+
+/// The article's page names its alert so, without a `type`.
+pub const ALIEN_LANDING: &str = "ALIEN_LANDING";
+
+const MAX_ID: usize = 64;
+const MAX_PLACE: usize = 120;
+const MAX_NOTE: usize = 500;
+
+/// A client's message.
+#[derive(Debug)]
+pub struct Request {
+    /// The client's own name for it.
+    pub id: Option<String>,
+    pub body: Body,
+}
+
+#[derive(Debug)]
+pub enum Body {
+    Ping,
+    Publish { kind: Kind, data: Box<RawValue> },
+}
+
+/// Why a message is refused.
+#[derive(Debug)]
+pub struct Invalid {
+    pub id: Option<String>,
+    pub code: ErrorCode,
+    pub message: String,
+}
+
+/// The fields as they came. Unknown ones are ignored.
+#[derive(Deserialize)]
+struct Fields<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<&'a RawValue>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    channel: Option<&'a RawValue>,
+    #[serde(borrow)]
+    message: Option<&'a RawValue>,
+}
+
+/// The red button's `data`, with nothing else passed on.
+#[derive(Default, Deserialize, Serialize)]
+struct Landing {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    place: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lat: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lon: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+}
+
+impl Request {
+    /// # Errors
+    /// What is wrong with it, ready to be told to the client.
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
+        let fields = fields(text)?;
+        let id = fields.id.map(id).transpose()?;
+        match body(&fields) {
+            Ok(body) => Ok(Self { id, body }),
+            Err(invalid) => Err(Invalid { id, ..invalid }),
+        }
+    }
+}
+
+fn fields(text: &str) -> Result<Fields<'_>, Invalid> {
+    // An array would be read as the fields in their order.
+    let object = text.trim_start().starts_with('{');
+    match serde_json::from_str(text) {
+        Ok(fields) if object => Ok(fields),
+        Err(error) if !error.is_data() => {
+            Err(invalid(ErrorCode::InvalidJson, format!("the message is not JSON: {error}")))
+        }
+        Err(error) if object => Err(invalid(ErrorCode::InvalidField, error.to_string())),
+        _ => Err(invalid(ErrorCode::InvalidField, "the message: expected an object with a \"type\"")),
+    }
+}
+
+fn body(fields: &Fields<'_>) -> Result<Body, Invalid> {
+    let kind = match (fields.kind, fields.message.and_then(read::<String>).as_deref()) {
+        (Some(kind), _) => read::<String>(kind)
+            .ok_or_else(|| invalid(ErrorCode::InvalidField, "type: expected a string such as \"alert\""))?,
+        (None, Some(ALIEN_LANDING)) => "alert".into(),
+        (None, _) => {
+            return Err(invalid(
+                ErrorCode::InvalidField,
+                "type: missing, expected a string such as \"alert\"",
+            ));
+        }
+    };
+    match kind.as_str() {
+        "ping" => Ok(Body::Ping),
+        "alert" => Ok(Body::Publish { kind: Kind::Alert, data: landing(fields.data)? }),
+        "broadcast" if fields.channel.is_some() => {
+            Err(invalid(ErrorCode::InvalidField, "channel: this server has no channels yet; leave it out"))
+        }
+        "broadcast" => {
+            let data = fields.data.map_or_else(|| RawValue::NULL.to_owned(), ToOwned::to_owned);
+            Ok(Body::Publish { kind: Kind::Broadcast, data })
+        }
+        other => {
+            let shown: String = other.chars().take(40).collect();
+            let message = format!("type: {shown:?} is unknown, expected alert, broadcast or ping");
+            Err(invalid(ErrorCode::UnknownType, message))
+        }
+    }
+}
+
+fn id(raw: &RawValue) -> Result<String, Invalid> {
+    read::<String>(raw)
+        .filter(|id| !id.is_empty() && id.chars().count() <= MAX_ID && !id.chars().any(char::is_control))
+        .ok_or_else(|| {
+            invalid(
+                ErrorCode::InvalidField,
+                format!("id: expected a string of 1 to {MAX_ID} printable characters"),
+            )
+        })
+}
+
+fn landing(data: Option<&RawValue>) -> Result<Box<RawValue>, Invalid> {
+    #[derive(Deserialize)]
+    struct Data<'a> {
+        #[serde(borrow)]
+        place: Option<&'a RawValue>,
+        #[serde(borrow)]
+        lat: Option<&'a RawValue>,
+        #[serde(borrow)]
+        lon: Option<&'a RawValue>,
+        #[serde(borrow)]
+        note: Option<&'a RawValue>,
+    }
+
+    let mut landing = Landing::default();
+    if let Some(data) = data.filter(|data| !is_null(data)) {
+        let fields: Data<'_> = Some(data.get())
+            .filter(|json| json.starts_with('{'))
+            .and_then(|json| serde_json::from_str(json).ok())
+            .ok_or_else(|| {
+                invalid(ErrorCode::InvalidField, "data: expected an object with place, lat, lon, note")
+            })?;
+        landing.place = text("data.place", fields.place, MAX_PLACE)?;
+        landing.lat = degrees("data.lat", fields.lat, 90.0)?;
+        landing.lon = degrees("data.lon", fields.lon, 180.0)?;
+        landing.note = text("data.note", fields.note, MAX_NOTE)?;
+        if landing.lat.is_some() != landing.lon.is_some() {
+            return Err(invalid(ErrorCode::InvalidField, "data: lat and lon come together or not at all"));
+        }
+    }
+    // Strings and finite numbers always serialize.
+    Ok(to_raw_value(&landing).unwrap_or_default())
+}
+
+fn text(name: &str, raw: Option<&RawValue>, most: usize) -> Result<Option<String>, Invalid> {
+    let Some(raw) = raw.filter(|raw| !is_null(raw)) else { return Ok(None) };
+    match read::<String>(raw) {
+        Some(text) if text.chars().count() <= most => Ok(Some(text)),
+        _ => Err(invalid(
+            ErrorCode::InvalidField,
+            format!("{name}: expected a string of at most {most} characters"),
+        )),
+    }
+}
+
+fn degrees(name: &str, raw: Option<&RawValue>, most: f64) -> Result<Option<f64>, Invalid> {
+    let Some(raw) = raw.filter(|raw| !is_null(raw)) else { return Ok(None) };
+    match read::<f64>(raw) {
+        Some(degrees) if degrees.abs() <= most => Ok(Some(degrees)),
+        _ => {
+            Err(invalid(ErrorCode::InvalidField, format!("{name}: expected a number from -{most} to {most}")))
+        }
+    }
+}
+
+fn read<T: DeserializeOwned>(raw: &RawValue) -> Option<T> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+fn is_null(raw: &RawValue) -> bool {
+    raw.get() == "null"
+}
+
+fn invalid(code: ErrorCode, message: impl Into<String>) -> Invalid {
+    Invalid { id: None, code, message: message.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn published(text: &str) -> (Kind, String) {
+        match Request::parse(text).unwrap().body {
+            Body::Publish { kind, data } => (kind, data.get().to_owned()),
+            Body::Ping => panic!("{text} is a ping"),
+        }
+    }
+
+    #[test]
+    fn reads_every_type() {
+        assert!(matches!(Request::parse(r#"{"type":"ping"}"#).unwrap().body, Body::Ping));
+        assert_eq!(published(r#"{"type":"alert"}"#), (Kind::Alert, "{}".into()));
+        assert_eq!(published(r#"{"type":"alert","data":null}"#), (Kind::Alert, "{}".into()));
+        assert_eq!(
+            published(r#"{"data":{"place":"Ürümqi","lat":43.8,"lon":87.6,"x":1},"type":"alert"}"#),
+            (Kind::Alert, r#"{"place":"Ürümqi","lat":43.8,"lon":87.6}"#.into()),
+        );
+        assert_eq!(
+            published(r#"{"type":"broadcast","data":[1, "a"]}"#),
+            (Kind::Broadcast, r#"[1, "a"]"#.into())
+        );
+        assert_eq!(published(r#"{"type":"broadcast"}"#), (Kind::Broadcast, "null".into()));
+        assert_eq!(published(r#"{"message":"ALIEN_LANDING","timestamp":1}"#), (Kind::Alert, "{}".into()));
+        assert_eq!(Request::parse(r#"{"type":"ping","id":"7"}"#).unwrap().id.as_deref(), Some("7"));
+    }
+
+    #[test]
+    fn says_what_is_wrong() {
+        let long = |field: &str, length| {
+            format!(r#"{{"type":"alert","data":{{"{field}":"{}"}}}}"#, "x".repeat(length))
+        };
+        for (text, code, field) in [
+            ("", ErrorCode::InvalidJson, "not JSON"),
+            ("{\"type\":", ErrorCode::InvalidJson, "not JSON"),
+            ("{} {}", ErrorCode::InvalidJson, "not JSON"),
+            ("1", ErrorCode::InvalidField, "object"),
+            ("[\"alert\"]", ErrorCode::InvalidField, "object"),
+            ("null", ErrorCode::InvalidField, "object"),
+            ("{}", ErrorCode::InvalidField, "type"),
+            (r#"{"type":1}"#, ErrorCode::InvalidField, "type"),
+            (r#"{"type":"alert","type":"ping"}"#, ErrorCode::InvalidField, "type"),
+            (r#"{"message":"HELLO"}"#, ErrorCode::InvalidField, "type"),
+            (r#"{"type":"dance"}"#, ErrorCode::UnknownType, "dance"),
+            (r#"{"type":"ping","id":1}"#, ErrorCode::InvalidField, "id:"),
+            (r#"{"type":"ping","id":""}"#, ErrorCode::InvalidField, "id:"),
+            (r#"{"type":"ping","id":"\u0000"}"#, ErrorCode::InvalidField, "id:"),
+            (&format!(r#"{{"type":"ping","id":"{}"}}"#, "x".repeat(65)), ErrorCode::InvalidField, "id:"),
+            (r#"{"type":"alert","data":"x"}"#, ErrorCode::InvalidField, "data:"),
+            (r#"{"type":"alert","data":[1]}"#, ErrorCode::InvalidField, "data:"),
+            (r#"{"type":"alert","data":{"lat":91,"lon":0}}"#, ErrorCode::InvalidField, "data.lat"),
+            (r#"{"type":"alert","data":{"lat":1e999,"lon":0}}"#, ErrorCode::InvalidField, "data.lat"),
+            (r#"{"type":"alert","data":{"lat":0,"lon":-180.5}}"#, ErrorCode::InvalidField, "data.lon"),
+            (r#"{"type":"alert","data":{"lat":"0","lon":0}}"#, ErrorCode::InvalidField, "data.lat"),
+            (r#"{"type":"alert","data":{"lat":1}}"#, ErrorCode::InvalidField, "together"),
+            (r#"{"type":"alert","data":{"place":7}}"#, ErrorCode::InvalidField, "data.place"),
+            (&long("place", 121), ErrorCode::InvalidField, "data.place"),
+            (&long("note", 501), ErrorCode::InvalidField, "data.note"),
+            (r#"{"type":"broadcast","channel":"a"}"#, ErrorCode::InvalidField, "channel"),
+        ] {
+            let error = Request::parse(text).expect_err(text);
+            assert_eq!(error.code, code, "{text}: {}", error.message);
+            assert!(error.message.contains(field), "{text}: {}", error.message);
+        }
+        assert!(Request::parse(&long("place", 120)).is_ok());
+        assert!(Request::parse(&long("note", 500)).is_ok());
+    }
+
+    #[test]
+    fn an_error_carries_the_id() {
+        assert_eq!(Request::parse(r#"{"type":"dance","id":"7"}"#).unwrap_err().id.as_deref(), Some("7"));
+    }
+}
