@@ -302,7 +302,7 @@ mod tests {
         let config = read(&[]).unwrap();
         assert_eq!(config.port, 8080);
         assert!(matches!(config.bus, BusConfig::Memory));
-        assert_eq!(config.identity.region(), "LOCAL_REGION");
+        assert_eq!(&**config.identity.region(), "LOCAL_REGION");
     }
 
     #[test]

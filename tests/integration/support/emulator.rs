@@ -1,0 +1,96 @@
+//! Google's own Pub/Sub emulator, started directly as the jar that it is.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+
+use super::http::{self, get};
+use super::until;
+
+pub const PROJECT: &str = "alien-alert-test";
+
+/// A running emulator; ends with this value.
+pub struct Emulator {
+    process: Child,
+    pub port: u16,
+}
+
+impl Emulator {
+    pub async fn start() -> Self {
+        // Free a moment ago; the emulator can't choose one by itself.
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        Self::start_on(port).await
+    }
+
+    pub async fn start_on(port: u16) -> Self {
+        let process = Command::new("java")
+            .args(["-Xmx512m", "-XX:+UseSerialGC", "-jar"])
+            .arg(jar())
+            .args(["--host=127.0.0.1", &format!("--port={port}")])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("java is needed for the Pub/Sub emulator: apt-get install default-jre-headless");
+        let emulator = Self { process, port };
+        until("emulator", async || http::try_get(port, "/").await.ok()).await;
+        emulator
+    }
+
+    pub fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The names of the project's subscriptions, in order.
+    pub async fn subscriptions(&self) -> Vec<String> {
+        let answer = get(self.port, &format!("/v1/projects/{PROJECT}/subscriptions")).await.json();
+        let all = answer["subscriptions"].as_array().cloned().unwrap_or_default();
+        let name =
+            |subscription: &Value| subscription["name"].as_str()?.rsplit('/').next().map(str::to_owned);
+        let mut names: Vec<_> = all.iter().filter_map(name).collect();
+        names.sort();
+        names
+    }
+
+    pub async fn subscription(&self, name: &str) -> Value {
+        get(self.port, &format!("/v1/projects/{PROJECT}/subscriptions/{name}")).await.json()
+    }
+
+    pub async fn topic(&self, name: &str) -> Value {
+        get(self.port, &format!("/v1/projects/{PROJECT}/topics/{name}")).await.json()
+    }
+
+    /// Puts raw base64 data on the topic, past any VM.
+    pub async fn publish(&self, base64: &str) {
+        let path = format!("/v1/projects/{PROJECT}/topics/ALIEN_NOTIFICATIONS:publish");
+        let body = json!({"messages": [{"data": base64}]});
+        let answer = http::request(self.port, "POST", &path, &[], &body.to_string()).await.unwrap();
+        assert_eq!(answer.status, 200);
+    }
+}
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn jar() -> PathBuf {
+    if let Some(jar) = std::env::var_os("PUBSUB_EMULATOR_JAR") {
+        return jar.into();
+    }
+    let home = std::env::var("HOME").unwrap_or_default();
+    let sdks =
+        ["/usr/lib/google-cloud-sdk", "/usr/share/google-cloud-sdk", &format!("{home}/google-cloud-sdk")];
+    sdks.iter()
+        .filter_map(|sdk| std::fs::read_dir(format!("{sdk}/platform/pubsub-emulator/lib")).ok())
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| path.to_string_lossy().ends_with("-all.jar"))
+        .expect(
+            "the Pub/Sub emulator is not installed: gcloud components install pubsub-emulator, \
+             or set PUBSUB_EMULATOR_JAR",
+        )
+}

@@ -1,0 +1,34 @@
+//! Real parts for the tests: VM processes, Google's emulator, sockets and a browser.
+
+pub mod browser;
+pub mod client;
+pub mod emulator;
+pub mod http;
+pub mod vm;
+
+use std::future::Future;
+use std::time::Duration;
+
+/// Longer than anything takes on a slow and busy machine; reached only by what would never come.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits for what must come.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("no {what} within {PATIENCE:?}"),
+    }
+}
+
+/// Asks again and again until `probe` answers.
+pub async fn until<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    within(what, async {
+        loop {
+            if let Some(value) = probe().await {
+                return value;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+}

@@ -1,0 +1,252 @@
+//! The protocol of `/ws`: what is said, and what is refused, and how.
+
+use serde_json::{Value, json};
+
+use crate::support::client::{Raw, next, open};
+use crate::support::until;
+use crate::support::vm::Vm;
+
+#[tokio::test]
+async fn a_new_socket_is_greeted_in_order() {
+    let vm = Vm::alone(&[("FLY_ALLOC_ID", "148ed123c79d89"), ("FLY_REGION", "ams")]).await;
+    let client = vm.connect().await;
+    let connected = &client.connected;
+    assert!(client.id().ends_with("@148ed123c79d89"), "{connected}");
+    let expected = json!({"type": "connected", "message": "CONNECTED", "instance": "148ed123c79d89", "region": "ams",
+        "regionCode": "ams", "channels": [], "pingInterval": 30_000,
+        "clientId": connected["clientId"], "cursor": connected["cursor"]});
+    assert_eq!(*connected, expected);
+    assert!(connected["cursor"].is_string());
+    let expected =
+        json!({"type": "refresh-store", "events": [], "complete": true, "cursor": connected["cursor"]});
+    assert_eq!(client.refresh, expected);
+}
+
+#[tokio::test]
+async fn an_alert_reaches_all_and_a_broadcast_all_but_the_sender() {
+    let vm = Vm::alone(&[]).await;
+    let (mut a, mut b) = (vm.connect().await, vm.connect().await);
+    a.send(json!({"type": "alert", "id": "1", "data": {"place": "Roswell", "lat": 33.4, "lon": -104.5}}))
+        .await;
+    let mut own = [a.next().await, a.next().await];
+    own.sort_by_key(|message| message["type"] == "alert");
+    let [ack, alert] = own;
+    assert_eq!(ack, json!({"type": "ack", "id": "1", "eventId": "1"}));
+    assert_eq!(alert["type"], "alert");
+    assert_eq!(alert["message"], "ALIEN_LANDING");
+    assert_eq!(alert["data"], json!({"place": "Roswell", "lat": 33.4, "lon": -104.5}));
+    assert_eq!(alert["regionCode"], "LOCAL_REGION");
+    assert!(alert["timestamp"].is_i64() && alert["cursor"].is_string());
+    assert_eq!(b.next().await, alert, "all hear the same");
+
+    a.send(json!({"type": "broadcast", "data": [1, {"any": "JSON"}], "id": "2"})).await;
+    assert_eq!(a.next().await["type"], "ack");
+    let broadcast = b.next().await;
+    assert_eq!(broadcast["type"], "broadcast");
+    assert_eq!(broadcast["senderId"], a.id());
+    assert_eq!(broadcast["data"], json!([1, {"any": "JSON"}]));
+    assert_eq!(a.settle().await, Vec::<Value>::new(), "not back to the sender");
+
+    // Both are in the history of who comes later, oldest first and as they were told.
+    let late = vm.connect().await;
+    assert_eq!(late.refresh["events"], json!([alert, broadcast]));
+}
+
+#[tokio::test]
+async fn a_client_that_says_type_and_data_only_works() {
+    let vm = Vm::alone(&[]).await;
+    let (mut a, mut b) = (vm.connect().await, vm.connect().await);
+    a.send_text(r#"{"type":"broadcast","data":{"text":"hello"}}"#).await;
+    let heard = b.next().await;
+    for field in ["type", "senderId", "data", "timestamp"] {
+        assert!(!heard[field].is_null(), "{field} in {heard}");
+    }
+    let ack = a.next().await;
+    assert_eq!(ack["eventId"], heard["id"]);
+    assert!(ack.get("id").is_none(), "it gave none");
+}
+
+#[tokio::test]
+async fn the_article_s_page_works() {
+    let vm = Vm::alone(&[("FLY_REGION", "syd")]).await;
+    let mut client = vm.connect().await;
+    client.send_text(r#"{"message":"ALIEN_LANDING","timestamp":1700000000000}"#).await;
+    let alert = client.expect("alert").await;
+    assert_eq!((&alert["message"], &alert["regionCode"]), (&json!("ALIEN_LANDING"), &json!("syd")));
+}
+
+#[tokio::test]
+async fn a_ping_is_answered() {
+    let vm = Vm::alone(&[]).await;
+    let mut client = vm.connect().await;
+    client.send(json!({"type": "ping"})).await;
+    assert_eq!(client.next().await, json!({"type": "pong"}));
+}
+
+#[tokio::test]
+async fn a_cursor_brings_what_was_missed() {
+    let vm = Vm::alone(&[]).await;
+    let mut client = vm.connect().await;
+    let id = client.alert(json!({})).await;
+    let cursor = vm.connect().await.refresh["cursor"].as_str().unwrap().to_owned();
+    let back = crate::support::client::Client::connect(vm.port, &format!("/ws?since={cursor}")).await;
+    assert_eq!(back.refresh["complete"], true);
+    // Catch-up overlaps, and the client drops what it has seen.
+    assert_eq!(back.refresh["events"][0]["id"], id.as_str());
+}
+
+#[tokio::test]
+async fn a_bad_cursor_is_an_error_and_a_full_refresh() {
+    let vm = Vm::alone(&[]).await;
+    let id = vm.connect().await.alert(json!({})).await;
+    for bad in ["nonsense", "", "00000000-5", "%00", "ffffffff-7fffffffffffffff"] {
+        let mut back = crate::support::client::Client::connect(vm.port, &format!("/ws?since={bad}")).await;
+        assert_eq!(back.refresh["events"][0]["id"], id.as_str());
+        let error = back.next().await;
+        assert_eq!((&error["type"], &error["code"]), (&json!("error"), &json!("invalid_field")), "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn bad_messages_are_answered_and_the_socket_goes_on() {
+    let vm = Vm::alone(&[]).await;
+    let mut client = vm.connect().await;
+    let long = |length| "x".repeat(length);
+    for (text, code, id) in [
+        ("not JSON", "invalid_json", Value::Null),
+        ("", "invalid_json", Value::Null),
+        ("[]", "invalid_field", Value::Null),
+        ("\"alert\"", "invalid_field", Value::Null),
+        ("{}", "invalid_field", Value::Null),
+        (r#"{"type":"dance","id":"7"}"#, "unknown_type", json!("7")),
+        (r#"{"type":"alert","id":""}"#, "invalid_field", Value::Null),
+        (&format!(r#"{{"type":"alert","id":"{}"}}"#, long(65)), "invalid_field", Value::Null),
+        (r#"{"type":"alert","id":"8","data":{"lat":91,"lon":0}}"#, "invalid_field", json!("8")),
+        (r#"{"type":"alert","data":{"lat":0,"lon":181}}"#, "invalid_field", Value::Null),
+        (&format!(r#"{{"type":"alert","data":{{"place":"{}"}}}}"#, long(121)), "invalid_field", Value::Null),
+        (&format!(r#"{{"type":"alert","data":{{"note":"{}"}}}}"#, long(501)), "invalid_field", Value::Null),
+    ] {
+        client.send_text(text).await;
+        let error = client.next().await;
+        assert_eq!((&error["type"], &error["code"]), (&json!("error"), &json!(code)), "{text}: {error}");
+        assert_eq!(error["id"], id, "{text}");
+        assert!(!error["message"].as_str().unwrap().is_empty());
+    }
+    client.alert(json!({})).await;
+}
+
+/// Does something bad on a raw socket; checks the close code, and that others are unharmed.
+async fn assert_closed_with(vm: &Vm, code: u16, first: u8, payload: &[u8]) {
+    let mut raw = Raw::connect(vm.port).await;
+    raw.frame(first, payload).await;
+    assert_eq!(raw.closed().await, Some(code), "{first:#x} with {} bytes", payload.len());
+    vm.connect().await.alert(json!({})).await;
+}
+
+#[tokio::test]
+async fn bad_frames_close_their_own_socket_with_the_right_code() {
+    let vm = Vm::alone(&[]).await;
+    assert_closed_with(&vm, 1009, 0x81, &[b'x'; 17 << 10]).await;
+    assert_closed_with(&vm, 1009, 0x81, &[b'x'; (16 << 10) + 1]).await;
+    assert_closed_with(&vm, 1003, 0x82, b"binary").await;
+    assert_closed_with(&vm, 1007, 0x81, b"\xff\xfe").await;
+    assert_closed_with(&vm, 1002, 0xf1, b"reserved bits").await;
+    assert_closed_with(&vm, 1002, 0x83, b"reserved opcode").await;
+
+    let mut unmasked = Raw::connect(vm.port).await;
+    tokio::io::AsyncWriteExt::write_all(&mut unmasked.0, b"\x81\x02{}").await.unwrap();
+    assert_eq!(unmasked.closed().await, Some(1002));
+    vm.connect().await.alert(json!({})).await;
+}
+
+#[tokio::test]
+async fn the_largest_message_is_taken() {
+    let vm = Vm::alone(&[]).await;
+    let (mut a, mut b) = (vm.connect().await, vm.connect().await);
+    let head = r#"{"type":"broadcast","data":""#;
+    let text = format!("{head}{}\"}}", "x".repeat((16 << 10) - head.len() - 2));
+    assert_eq!(text.len(), 16 << 10);
+    a.send_text(&text).await;
+    assert_eq!(b.next().await["data"].as_str().unwrap().len(), (16 << 10) - head.len() - 2);
+}
+
+#[tokio::test]
+async fn a_message_in_fragments_is_one_message() {
+    let vm = Vm::alone(&[]).await;
+    let mut raw = Raw::connect(vm.port).await;
+    let mut witness = vm.connect().await;
+    raw.frame(0x01, br#"{"type":"#).await;
+    // A ping between fragments is legal and answered.
+    raw.frame(0x89, b"between").await;
+    raw.frame(0x80, br#""alert"}"#).await;
+    witness.expect("alert").await;
+}
+
+#[tokio::test]
+async fn a_half_sent_handshake_is_dropped_after_ten_seconds() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let vm = Vm::alone(&[]).await;
+    let begun = std::time::Instant::now();
+    let mut half = tokio::net::TcpStream::connect(("127.0.0.1", vm.port)).await.unwrap();
+    half.write_all(b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: web").await.unwrap();
+    let mut silent = tokio::net::TcpStream::connect(("127.0.0.1", vm.port)).await.unwrap();
+    vm.connect().await.alert(json!({})).await;
+    for stream in [&mut half, &mut silent] {
+        let mut rest = Vec::new();
+        crate::support::within("end of the connection", stream.read_to_end(&mut rest)).await.unwrap();
+        let took = begun.elapsed().as_secs_f64();
+        assert!((9.0..15.0).contains(&took), "after {took} s");
+    }
+    vm.connect().await.alert(json!({})).await;
+}
+
+#[tokio::test]
+async fn a_client_s_close_is_answered() {
+    let vm = Vm::alone(&[]).await;
+    let mut raw = Raw::connect(vm.port).await;
+    raw.frame(0x88, &1000_u16.to_be_bytes()).await;
+    assert_eq!(raw.closed().await, Some(1000));
+    until("end of the socket", async || {
+        let status = crate::support::http::get(vm.port, "/status").await.json();
+        (status["connectedClients"] == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_sent_with_the_handshake_is_heard() {
+    use tokio::io::AsyncWriteExt as _;
+
+    let vm = Vm::alone(&[]).await;
+    let mut witness = vm.connect().await;
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", vm.port)).await.unwrap();
+    let request = b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let frame = b"\x81\x90\0\0\0\0{\"type\":\"alert\"}";
+    stream.write_all(&[&request[..], frame].concat()).await.unwrap();
+    witness.expect("alert").await;
+}
+
+#[tokio::test]
+async fn before_its_beacon_came_round_a_vm_takes_no_socket() {
+    // Nothing listens there.
+    let vm = Vm::spawn_on("127.0.0.1:9", "ams", &[]).await;
+    let refused = open(vm.port, "/ws").await.unwrap_err();
+    let tokio_tungstenite::tungstenite::Error::Http(answer) = refused else { panic!("{refused}") };
+    assert_eq!(answer.status(), 503);
+    assert!(answer.headers().contains_key("retry-after"));
+    let health = crate::support::http::get(vm.port, "/health").await;
+    assert_eq!(health.status, 503);
+    assert!(health.text().starts_with("starting"), "{}", health.text());
+    assert_eq!(crate::support::http::get(vm.port, "/").await.status, 200);
+}
+
+#[tokio::test]
+async fn the_fleet_is_told_after_the_greeting() {
+    let vm = Vm::alone(&[("FLY_REGION", "ams")]).await;
+    let mut client = vm.connect().await;
+    let fleet = next(&mut client.socket).await;
+    assert_eq!(fleet["type"], "fleet");
+    assert_eq!(fleet["instances"][0]["region"], "ams");
+}
