@@ -28,6 +28,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may take behind a backlog.
 const BACKLOG_PATIENCE: Duration = Duration::from_secs(60);
 
+/// The first repetition of a beacon that has not come round; each further one takes twice as long.
+/// One may be lost for a while: Pub/Sub gives messages to a dead process's stream, too, until it
+/// notices.
+const REPEAT: Duration = Duration::from_secs(1);
+
 /// A change in the number of sockets is told at most so often.
 const EARLY: Duration = Duration::from_secs(2);
 
@@ -97,10 +102,19 @@ struct Path {
     beacons: u64,
     /// When the last one was sent, and the count of sockets that it told.
     last: Option<(Instant, usize)>,
-    /// The one that is to come round, and when it was sent.
-    awaited: Option<(u64, Instant)>,
+    /// The oldest one that is to come round.
+    awaited: Option<Awaited>,
     round_trip: Option<Duration>,
     backoff: Backoff,
+}
+
+#[derive(Clone, Copy)]
+struct Awaited {
+    number: u64,
+    sent: Instant,
+    /// When to send another, and how long to wait after that.
+    repeat: Instant,
+    next: Duration,
 }
 
 impl Path {
@@ -123,7 +137,7 @@ impl Path {
                     Err(error) => return (error.to_string(), Join::Resume),
                 },
                 _ = tick.tick() => {
-                    if let Some((_, sent)) = self.awaited {
+                    if let Some(Awaited { sent, .. }) = self.awaited {
                         let silent = sent.elapsed().min(heard.elapsed());
                         if silent > PATIENCE || sent.elapsed() > BACKLOG_PATIENCE {
                             let why = format!("the beacon sent {:.1?} ago has not come back", sent.elapsed());
@@ -142,9 +156,12 @@ impl Path {
     fn is_due(&self, heard: Instant) -> bool {
         let Some((sent, clients)) = self.last else { return true };
         let early = self.spacing().max(EARLY);
-        let silence = heard.elapsed() > self.relay.config.beacon_interval && self.awaited.is_none();
-        sent.elapsed() >= self.interval()
-            || silence
+        let silence = match self.awaited {
+            Some(awaited) => awaited.repeat <= Instant::now(),
+            None => heard.elapsed() > self.relay.config.beacon_interval,
+        };
+        silence
+            || sent.elapsed() >= self.interval()
             || (sent.elapsed() >= early && self.relay.clients() != clients)
     }
 
@@ -162,8 +179,12 @@ impl Path {
         self.beacons += 1;
         let clients = self.relay.clients();
         let beacon = self.beacon(clients);
-        self.last = Some((Instant::now(), clients));
-        self.awaited.get_or_insert((self.beacons, Instant::now()));
+        let now = Instant::now();
+        self.last = Some((now, clients));
+        self.awaited = Some(match self.awaited {
+            None => Awaited { number: self.beacons, sent: now, repeat: now + REPEAT, next: 2 * REPEAT },
+            Some(awaited) => Awaited { repeat: now + awaited.next, next: 2 * awaited.next, ..awaited },
+        });
         let confirmed = self.relay.bus.publish(Message { data: Told::Beacon(beacon).encode(), to: None });
         let relay = Arc::clone(&self.relay);
         tokio::spawn(async move {
@@ -187,7 +208,7 @@ impl Path {
     }
 
     fn came_round(&mut self, beacon: &Beacon) {
-        let Some((number, sent)) = self.awaited else { return };
+        let Some(Awaited { number, sent, .. }) = self.awaited else { return };
         // A later one proves the path as well; an earlier process's proves nothing.
         if beacon.started != self.started || beacon.number < number {
             return;

@@ -183,6 +183,7 @@ impl Relay {
                 state.latest = state.latest.max(at);
                 let change = state.fleet.hear(beacon, at);
                 state.fleet_news = state.fleet_news.max(change);
+                self.metrics.fleet.set(state.fleet.len() as i64);
             }
             Err(error) => {
                 self.metrics.undecodable.inc();
@@ -213,6 +214,7 @@ impl Relay {
         let mut state = self.state();
         if state.fleet.expire() {
             state.fleet_news = Change::Members;
+            self.metrics.fleet.set(state.fleet.len() as i64);
         }
         let figures_spacing = FLEET_SPACING.mul_f64((state.hub.len() as f64 / FLEET_FRAMES as f64).max(1.0));
         let spacing = match state.fleet_news {
@@ -225,7 +227,6 @@ impl Relay {
         }
         state.fleet_told = Instant::now();
         state.fleet_news = Change::Nothing;
-        self.metrics.fleet.set(state.fleet.len() as i64);
         state.hub.send_all(&reply::fleet(&state.fleet), None);
     }
 

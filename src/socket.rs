@@ -38,12 +38,24 @@ const LINGER_BYTES: usize = 1 << 20;
 enum End {
     /// The client went, by a close of its own or without a word.
     Gone(&'static str),
-    /// This side closes it.
-    Close(Close),
+    /// This side closes it, when the rest of what was begun is written.
+    Close(Close, Batch),
+}
+
+impl From<Close> for End {
+    fn from(close: Close) -> Self {
+        Self::Close(close, Batch::default())
+    }
 }
 
 /// Serves one socket until it ends. `early` is what the client sent before it was answered.
-pub async fn serve(stream: TcpStream, early: Bytes, relay: Arc<Relay>, member: Member, greeting: Vec<Bytes>) {
+pub async fn serve(
+    stream: TcpStream,
+    early: Vec<u8>,
+    relay: Arc<Relay>,
+    member: Member,
+    greeting: Vec<Bytes>,
+) {
     let limits = &relay.config.limits;
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
@@ -55,7 +67,7 @@ pub async fn serve(stream: TcpStream, early: Bytes, relay: Arc<Relay>, member: M
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let quota = Quota::per_second(limits.messages.per_second).allow_burst(limits.messages.burst);
     let mut socket = Socket {
-        stream: WebSocketStream::from_partially_read(stream, early.into(), Role::Server, Some(config)).await,
+        stream: WebSocketStream::from_partially_read(stream, early, Role::Server, Some(config)).await,
         rate: RateLimiter::direct(quota),
         excess: 0,
         heard: Instant::now(),
@@ -66,15 +78,15 @@ pub async fn serve(stream: TcpStream, early: Bytes, relay: Arc<Relay>, member: M
     let end = socket.run(greeting).await;
     let reason = match &end {
         End::Gone(how) => how,
-        End::Close(close) => close.code.name(),
+        End::Close(close, _) => close.code.name(),
     };
     debug!(client_id = %socket.member.client_id, reason, "socket ended");
     socket.relay.metrics.closed(reason);
-    if let End::Close(close) = end {
+    if let End::Close(close, rest) = end {
         // Nothing more for it while it lingers.
         let Socket { stream, member, .. } = socket;
         drop(member);
-        let _ = timeout(LINGER, say_goodbye(stream, close)).await;
+        let _ = timeout(LINGER, say_goodbye(stream, rest, &close)).await;
     }
 }
 
@@ -99,7 +111,7 @@ impl Socket {
             let done = select! {
                 waiting = self.member.outbox.take() => match waiting {
                     Ok(batch) => self.write_counted(batch).await,
-                    Err(close) => Err(End::Close(close)),
+                    Err(close) => Err(close.into()),
                 },
                 message = self.stream.next() => self.read(message).await,
                 _ = self.timer.tick() => match self.check_silence() {
@@ -116,7 +128,7 @@ impl Socket {
     /// A socket that was not heard of for two intervals is gone, whatever TCP says.
     fn check_silence(&self) -> Result<(), End> {
         if self.heard.elapsed() >= 2 * self.timer.period() {
-            return Err(End::Close(Close::new(CloseCode::Idle, "no sign of life for two ping intervals")));
+            return Err(Close::new(CloseCode::Idle, "no sign of life for two ping intervals").into());
         }
         Ok(())
     }
@@ -138,7 +150,7 @@ impl Socket {
                 self.relay.handle(&self.member, &text);
                 Ok(())
             }
-            Message::Binary(_) => Err(End::Close(Close::new(CloseCode::Binary, "text frames of JSON only"))),
+            Message::Binary(_) => Err(Close::new(CloseCode::Binary, "text frames of JSON only").into()),
             _ => self.stream.flush().await.map_err(failed),
         }
     }
@@ -148,7 +160,7 @@ impl Socket {
         self.excess += 1;
         let limit = self.relay.config.limits.messages;
         if self.excess > limit.burst.get() {
-            return Err(End::Close(Close::new(CloseCode::Flooding, "too many messages")));
+            return Err(Close::new(CloseCode::Flooding, "too many messages").into());
         }
         let why = format!("more than {} messages a second; this one was dropped", limit.per_second);
         let wait = Duration::from_secs(1);
@@ -169,32 +181,37 @@ impl Socket {
     async fn write(&mut self, mut batch: Batch) -> Result<(), End> {
         self.stream.flush().await.map_err(failed)?;
         let patience = 2 * self.timer.period();
-        let mut closing = None;
         while batch.has_remaining() {
             let stream = self.stream.get_mut();
-            // What is begun is ended before a close, or the close would be read as part of it.
-            let wait = if closing.is_some() { LINGER } else { patience };
             select! {
                 biased;
-                written = timeout(wait, stream.write_buf(&mut batch)) => match written {
+                written = timeout(patience, stream.write_buf(&mut batch)) => match written {
                     Ok(Ok(_)) => {}
                     Ok(Err(_)) => return Err(End::Gone("lost")),
-                    Err(_) if closing.is_some() => break,
-                    Err(_) => return Err(End::Close(Close::new(CloseCode::Idle, "not reading"))),
+                    Err(_) => return Err(End::Close(Close::new(CloseCode::Idle, "not reading"), batch)),
                 },
-                close = self.member.outbox.closing(), if closing.is_none() => closing = Some(close),
+                close = self.member.outbox.closing() => return Err(End::Close(close, batch)),
             }
         }
-        closing.map_or(Ok(()), |close| Err(End::Close(close)))
+        Ok(())
     }
 }
 
-/// Sends the close, and waits for the client's, so that no reset overtakes what was sent.
-async fn say_goodbye(mut stream: WebSocketStream<TcpStream>, close: Close) {
-    let _ = stream.flush().await;
+/// Ends what was begun, or the close would be read as part of it; sends the close; and waits for
+/// the client's, so that no reset overtakes what was sent.
+async fn say_goodbye(mut stream: WebSocketStream<TcpStream>, mut rest: Batch, close: &Close) {
+    if !rest.has_remaining() {
+        // Between frames only: tungstenite may have an answer of its own waiting.
+        let _ = stream.flush().await;
+    }
     let stream = stream.get_mut();
     let frame = Frame::close(close.code as u16, &close.reason);
-    if stream.write_all(frame.bytes()).await.is_err() || stream.shutdown().await.is_err() {
+    let said = async {
+        stream.write_all_buf(&mut rest).await?;
+        stream.write_all(frame.bytes()).await?;
+        stream.shutdown().await
+    };
+    if said.await.is_err() {
         return;
     }
     let mut dropped = [0; 512];
@@ -212,13 +229,13 @@ fn failed(error: tungstenite::Error) -> End {
     use tungstenite::Error;
     use tungstenite::error::ProtocolError;
     match error {
-        Error::Capacity(_) => End::Close(Close::new(CloseCode::TooLarge, "message too large")),
-        Error::Utf8(_) => End::Close(Close::new(CloseCode::NotUtf8, "text must be UTF-8")),
+        Error::Capacity(_) => Close::new(CloseCode::TooLarge, "message too large").into(),
+        Error::Utf8(_) => Close::new(CloseCode::NotUtf8, "text must be UTF-8").into(),
         Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => End::Gone("lost"),
         Error::Protocol(error) => {
             let mut reason = error.to_string();
             reason.truncate(100);
-            End::Close(Close::new(CloseCode::Protocol, reason))
+            Close::new(CloseCode::Protocol, reason).into()
         }
         Error::ConnectionClosed | Error::AlreadyClosed => End::Gone("closed"),
         _ => End::Gone("lost"),

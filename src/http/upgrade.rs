@@ -99,7 +99,10 @@ fn accept(
             Ok(parts) => {
                 let (member, greeting) = relay.join(query.since.as_deref());
                 debug!(client_id = %member.client_id, "socket opened");
-                socket::serve(parts.io.into_inner(), parts.read_buf, relay, member, greeting).await;
+                // Copied: hyper's buffer of 8 KiB, nearly always empty, would stay for good.
+                let early = parts.read_buf.to_vec();
+                drop(parts.read_buf);
+                socket::serve(parts.io.into_inner(), early, relay, member, greeting).await;
             }
             Err(_) => debug!("an upgraded connection that is not TCP"),
         }

@@ -1,6 +1,13 @@
 //! The program from outside, in one binary for the linker's sake: real processes, Google's
 //! emulator, real sockets and a real browser.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests end at the first surprise"
+)]
+
 mod support;
 
 mod bus;

@@ -142,6 +142,9 @@ impl PubSub {
             subscriber.build().await.map_err(|error| BusError(format!("making the subscriber: {error}")))?;
         let stream = subscriber
             .subscribe(&self.0.subscription)
+            // Handled at once, so the shortest lease will do, and what went to the stream of a
+            // process that died comes again as soon as Pub/Sub allows.
+            .set_max_lease_extension(Duration::from_secs(10))
             // A VM that leaves must not wait for messages it will never handle.
             .set_shutdown_behavior(ShutdownBehavior::NackImmediately)
             .build();
