@@ -58,7 +58,7 @@ struct State {
 
 /// A socket's place in the relay; dropped, the place is free.
 pub struct Member {
-    relay: Arc<Relay>,
+    pub relay: Arc<Relay>,
     pub client_id: Arc<str>,
     pub outbox: Arc<Outbox>,
 }

@@ -5,7 +5,6 @@
 //! socket keeps a write buffer. The two never mix: tungstenite's own answers (pongs) are flushed
 //! before anything of ours is written.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
@@ -22,7 +21,7 @@ use tracing::debug;
 
 use crate::frame::Frame;
 use crate::hub::Batch;
-use crate::relay::{Member, Relay};
+use crate::relay::Member;
 use crate::wire::{Close, CloseCode, ErrorCode, reply};
 
 /// Room for reading. Most messages are small, and 20,000 sockets hold one each.
@@ -49,50 +48,28 @@ impl From<Close> for End {
 }
 
 /// Serves one socket until it ends. `early` is what the client sent before it was answered.
-pub async fn serve(
-    stream: TcpStream,
-    early: Vec<u8>,
-    relay: Arc<Relay>,
-    member: Member,
-    greeting: Vec<Bytes>,
-) {
-    let limits = &relay.config.limits;
-    let config = WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(0)
-        .max_message_size(Some(limits.message_bytes))
-        .max_frame_size(Some(limits.message_bytes));
-    let ping_interval = relay.config.ping_interval;
-    let mut timer = interval_at(Instant::now() + ping_interval, ping_interval);
-    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let quota = Quota::per_second(limits.messages.per_second).allow_burst(limits.messages.burst);
-    let mut socket = Socket {
-        stream: WebSocketStream::from_partially_read(stream, early, Role::Server, Some(config)).await,
-        rate: RateLimiter::direct(quota),
-        excess: 0,
-        heard: Instant::now(),
-        timer,
-        relay,
-        member,
-    };
+///
+/// What is needed only at the beginning and at the end is boxed: thousands of these futures spend
+/// their time in the middle.
+pub async fn serve(stream: TcpStream, early: Vec<u8>, member: Member, greeting: Vec<Bytes>) {
+    let mut socket = Box::pin(Socket::open(stream, early, member)).await;
     let end = socket.run(greeting).await;
     let reason = match &end {
         End::Gone(how) => how,
         End::Close(close, _) => close.code.name(),
     };
     debug!(client_id = %socket.member.client_id, reason, "socket ended");
-    socket.relay.metrics.closed(reason);
+    socket.member.relay.metrics.closed(reason);
     if let End::Close(close, rest) = end {
         // Nothing more for it while it lingers.
         let Socket { stream, member, .. } = socket;
         drop(member);
-        let _ = timeout(LINGER, say_goodbye(stream, rest, &close)).await;
+        let _ = timeout(LINGER, Box::pin(say_goodbye(stream, rest, &close))).await;
     }
 }
 
 struct Socket {
     stream: WebSocketStream<TcpStream>,
-    relay: Arc<Relay>,
     member: Member,
     rate: DefaultDirectRateLimiter,
     /// Messages beyond the rate so far.
@@ -103,6 +80,27 @@ struct Socket {
 }
 
 impl Socket {
+    async fn open(stream: TcpStream, early: Vec<u8>, member: Member) -> Self {
+        let config = &member.relay.config;
+        let limits = &config.limits;
+        let protocol = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER)
+            .write_buffer_size(0)
+            .max_message_size(Some(limits.message_bytes))
+            .max_frame_size(Some(limits.message_bytes));
+        let mut timer = interval_at(Instant::now() + config.ping_interval, config.ping_interval);
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let quota = Quota::per_second(limits.messages.per_second).allow_burst(limits.messages.burst);
+        Self {
+            stream: WebSocketStream::from_partially_read(stream, early, Role::Server, Some(protocol)).await,
+            rate: RateLimiter::direct(quota),
+            excess: 0,
+            heard: Instant::now(),
+            timer,
+            member,
+        }
+    }
+
     async fn run(&mut self, greeting: Vec<Bytes>) -> End {
         if let Err(end) = self.write(greeting.into()).await {
             return end;
@@ -147,7 +145,7 @@ impl Socket {
         }
         match message {
             Message::Text(text) => {
-                self.relay.handle(&self.member, &text);
+                self.member.relay.handle(&self.member, &text);
                 Ok(())
             }
             Message::Binary(_) => Err(Close::new(CloseCode::Binary, "text frames of JSON only").into()),
@@ -158,7 +156,7 @@ impl Socket {
     /// First a word, then, for one that goes on, the end.
     fn flooded(&mut self) -> Result<(), End> {
         self.excess += 1;
-        let limit = self.relay.config.limits.messages;
+        let limit = self.member.relay.config.limits.messages;
         if self.excess > limit.burst.get() {
             return Err(Close::new(CloseCode::Flooding, "too many messages").into());
         }

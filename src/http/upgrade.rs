@@ -102,7 +102,7 @@ fn accept(
                 // Copied: hyper's buffer of 8 KiB, nearly always empty, would stay for good.
                 let early = parts.read_buf.to_vec();
                 drop(parts.read_buf);
-                socket::serve(parts.io.into_inner(), early, relay, member, greeting).await;
+                socket::serve(parts.io.into_inner(), early, member, greeting).await;
             }
             Err(_) => debug!("an upgraded connection that is not TCP"),
         }
