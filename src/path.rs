@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const BACKLOG_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The first repetition of a beacon that has not come round; each further one takes twice as long.
-/// One may be lost for a while: Pub/Sub gives messages to a dead process's stream, too, until it
+/// One may be late by its lease: Pub/Sub gives messages to a dead process's stream, too, until it
 /// notices.
 const REPEAT: Duration = Duration::from_secs(1);
 
@@ -126,31 +126,41 @@ impl Path {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
-            select! {
-                delivery = inbox.next() => match delivery {
-                    Ok(delivery) => {
-                        heard = Instant::now();
-                        if let Some(beacon) = self.relay.receive(delivery) {
-                            self.came_round(&beacon);
-                        }
-                    }
-                    Err(error) => return (error.to_string(), Join::Resume),
-                },
-                _ = tick.tick() => {
-                    if let Some(Awaited { sent, .. }) = self.awaited {
-                        let silent = sent.elapsed().min(heard.elapsed());
-                        if silent > PATIENCE || sent.elapsed() > BACKLOG_PATIENCE {
-                            let why = format!("the beacon sent {:.1?} ago has not come back", sent.elapsed());
+            // Kept over the ticks: dropped while the stream opens, it would leave a half-open one
+            // behind, to which Pub/Sub gives messages that nobody reads.
+            let mut next = pin!(inbox.next());
+            let delivery = loop {
+                select! {
+                    delivery = &mut next => break delivery,
+                    _ = tick.tick() => {
+                        if let Some(why) = self.overdue(heard) {
                             return (why, Join::Afresh);
                         }
+                        if self.is_due(heard) {
+                            self.send();
+                        }
+                        self.relay.tend_fleet();
                     }
-                    if self.is_due(heard) {
-                        self.send();
-                    }
-                    self.relay.tend_fleet();
                 }
+            };
+            match delivery {
+                Ok(delivery) => {
+                    heard = Instant::now();
+                    if let Some(beacon) = self.relay.receive(delivery) {
+                        self.came_round(&beacon);
+                    }
+                }
+                Err(error) => return (error.to_string(), Join::Resume),
             }
         }
+    }
+
+    /// Whether the path is dead by its beacons, and in what words.
+    fn overdue(&self, heard: Instant) -> Option<String> {
+        let Awaited { sent, .. } = self.awaited?;
+        let silent = sent.elapsed().min(heard.elapsed());
+        let dead = silent > PATIENCE || sent.elapsed() > BACKLOG_PATIENCE;
+        dead.then(|| format!("the beacon sent {:.1?} ago has not come back", sent.elapsed()))
     }
 
     fn is_due(&self, heard: Instant) -> bool {

@@ -137,7 +137,8 @@ impl Bus {
 }
 
 impl Inbox {
-    /// The next delivery. Cancel-safe.
+    /// The next delivery. Not to be dropped before it is ready, but to go on: on Pub/Sub, opening
+    /// the stream is a part of it.
     ///
     /// # Errors
     /// The membership is over: join again.

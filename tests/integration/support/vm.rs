@@ -1,5 +1,6 @@
 //! A VM as a process of its own: the real binary, its real environment and signals.
 
+use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -30,9 +31,14 @@ struct Log {
     grown: Notify,
 }
 
+/// The program: an optimized build where one is named, since some figures need it.
+fn program() -> OsString {
+    std::env::var_os("ALIEN_ALERT_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_alien-alert").into())
+}
+
 /// The program with nothing of this process's environment but what it needs to run.
 pub fn command(vars: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_alien-alert"));
+    let mut command = Command::new(program());
     command.env_clear().envs(vars.iter().copied()).current_dir(std::env::temp_dir());
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     command
