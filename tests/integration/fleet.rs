@@ -185,8 +185,10 @@ async fn what_is_not_ours_on_the_topic_harms_nobody() {
         emulator.publish(base64).await;
     }
     client.alert(json!({})).await;
-    let metrics = get(ams.port, "/metrics").await;
-    assert!(metrics.text().contains("alien_alert_undecodable_total 3"), "{}", metrics.text());
+    until("all three counted", async || {
+        get(ams.port, "/metrics").await.text().contains("alien_alert_undecodable_total 3").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
