@@ -4,7 +4,7 @@
  * Everything that came from elsewhere goes into the document as text, never as markup.
  */
 
-import { AlienClient } from "./client.js";
+import { AlienClient, randomId } from "./client.js";
 import { city } from "./regions.js";
 
 /** All that the page says, in one place. */
@@ -74,7 +74,7 @@ async function press() {
     if (text) data[field] = text;
   }
   const same = unconfirmed && JSON.stringify(unconfirmed.data) === JSON.stringify(data);
-  const id = same ? unconfirmed.id : newId();
+  const id = same ? unconfirmed.id : randomId();
   unconfirmed = undefined;
   pressed.set(id, performance.now());
   showPress("sending");
@@ -106,8 +106,11 @@ function showConnection() {
     waiting: TEXT.waiting(seconds),
     offline: TEXT.offline,
   }[state];
-  setText(element("connection"), text);
-  element("connection").dataset.state = state === "closed" ? "connecting" : state;
+  const connection = element("connection");
+  // The count-down ticks for the eye only; the ear hears of changes.
+  if (connection.dataset.state !== state) element("announcer").textContent = text;
+  setText(connection, text);
+  connection.dataset.state = state;
   const connected = state === "connected";
   button.setAttribute("aria-disabled", String(!connected));
   if (connected && button.dataset.state === "offline") showPress("idle");
@@ -214,7 +217,7 @@ function line(tag, text, className = "") {
   return node;
 }
 
-/** Only when it changed, or a live region is read out again and again. */
+/** Only when it changed: most of what ticks stays the same. */
 function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
@@ -222,8 +225,4 @@ function setText(node, text) {
 /** A VM's id may be a long UUID: its beginning tells it apart. */
 function short(instance) {
   return instance.length > 14 ? `${instance.slice(0, 8)}…` : instance;
-}
-
-function newId() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

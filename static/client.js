@@ -255,7 +255,8 @@ function ownSocket() {
   return `${protocol === "https:" ? "wss:" : "ws:"}//${host}/ws`;
 }
 
-function randomId() {
+/** An id for an event that nobody else uses. */
+export function randomId() {
   // randomUUID is there in secure contexts only, and a page on a local network is none.
   if (globalThis.crypto.randomUUID) return crypto.randomUUID();
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");

@@ -10,6 +10,7 @@
 
 mod support;
 
+mod browser;
 mod bus;
 mod fleet;
 mod http;

@@ -1,1 +1,185 @@
 //! A real Chromium, driven through its own driver.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use fantoccini::{Client, ClientBuilder, Locator};
+use hyper_util::client::legacy::connect::HttpConnector;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+use super::{http, until, within};
+
+const CHROMIUM: &str = "/usr/bin/chromium";
+
+/// A driver, the browsers that it opened, and what they wrote to disk; all end with this value.
+pub struct Driver {
+    process: Child,
+    port: u16,
+    directory: PathBuf,
+}
+
+/// One browser with one page.
+pub struct Page {
+    pub client: Client,
+    session: String,
+    driver: u16,
+}
+
+impl Driver {
+    pub async fn start() -> Self {
+        assert!(Path::new(CHROMIUM).exists(), "Chromium is needed: apt-get install chromium chromium-driver");
+        let mut process = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("chromedriver is needed: apt-get install chromium-driver");
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let port = within("chromedriver", async {
+            loop {
+                let line = lines.next_line().await.unwrap().expect("chromedriver ended");
+                if let Some((_, port)) = line.rsplit_once("started successfully on port ") {
+                    return port.trim_end_matches('.').parse().unwrap();
+                }
+            }
+        })
+        .await;
+        // What else it says must go somewhere, or it would block.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let directory = std::env::temp_dir().join(format!("alien-alert-{}", uuid::Uuid::new_v4()));
+        Self { process, port, directory }
+    }
+
+    /// Opens `url` in a browser of its own.
+    pub async fn open(&self, url: &str) -> Page {
+        let profile = self.directory.join(uuid::Uuid::new_v4().to_string());
+        let capabilities = json!({
+            "goog:chromeOptions": {
+                "binary": CHROMIUM,
+                "args": [
+                    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic",
+                    "--no-first-run", "--disable-background-networking", "--disable-component-update",
+                    "--disable-sync", "--hide-scrollbars", format!("--user-data-dir={}", profile.display()),
+                ],
+            },
+            "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
+        });
+        let Value::Object(capabilities) = capabilities else { unreachable!() };
+        let client = within(
+            "browser",
+            ClientBuilder::new(HttpConnector::new())
+                .capabilities(capabilities)
+                .connect(&format!("http://127.0.0.1:{}", self.port)),
+        )
+        .await
+        .unwrap();
+        let session = client.session_id().await.unwrap().unwrap();
+        let page = Page { client, session, driver: self.port };
+        page.client.goto(url).await.unwrap();
+        page
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        // Killed, the driver takes its browsers along only if they were told; see `Page::close`.
+        let _ = self.process.start_kill();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+impl Page {
+    /// Waits until the page is connected to its VM.
+    pub async fn connected(&self) {
+        self.wait_for("#connection[data-state=connected]").await;
+    }
+
+    pub async fn wait_for(&self, selector: &str) {
+        until(selector, async || (self.count(selector).await > 0).then_some(())).await;
+    }
+
+    pub async fn count(&self, selector: &str) -> usize {
+        self.client.find_all(Locator::Css(selector)).await.unwrap().len()
+    }
+
+    pub async fn text(&self, selector: &str) -> String {
+        self.client.find(Locator::Css(selector)).await.unwrap().text().await.unwrap()
+    }
+
+    pub async fn click(&self, selector: &str) {
+        self.client.find(Locator::Css(selector)).await.unwrap().click().await.unwrap();
+    }
+
+    pub async fn type_into(&self, selector: &str, text: &str) {
+        self.client.find(Locator::Css(selector)).await.unwrap().send_keys(text).await.unwrap();
+    }
+
+    /// Runs a script in the page; its value.
+    pub async fn run(&self, script: &str) -> Value {
+        self.client.execute(script, Vec::new()).await.unwrap()
+    }
+
+    /// Cuts the browser off from the network, or not any longer.
+    pub async fn set_offline(&self, offline: bool) {
+        let conditions =
+            json!({"network_conditions": {"offline": offline, "latency": 0, "throughput": 10_000_000}});
+        self.vendor("chromium/network_conditions", &conditions).await;
+    }
+
+    /// What the console said so far, but for what the browser says of a connection that was refused:
+    /// no page can keep it from that.
+    pub async fn console_errors(&self) -> Vec<String> {
+        let entries = self.log("browser").await;
+        let errors = entries.iter().filter(|entry| entry["level"] == "SEVERE" || entry["level"] == "WARNING");
+        let messages = errors.map(|entry| entry["message"].as_str().unwrap().to_owned());
+        messages.filter(|message| !message.contains("WebSocket connection to")).collect()
+    }
+
+    /// Every address that the page asked for since it was opened.
+    pub async fn requests(&self) -> Vec<String> {
+        let entries = self.log("performance").await;
+        let events = entries.iter().map(|entry| {
+            serde_json::from_str::<Value>(entry["message"].as_str().unwrap()).unwrap()["message"].take()
+        });
+        events
+            // The browser's own first page is none of ours.
+            .filter(|event| {
+                !event["params"]["documentURL"].as_str().is_some_and(|url| url.starts_with("chrome:"))
+            })
+            .filter_map(|event| match event["method"].as_str()? {
+                "Network.requestWillBeSent" => event["params"]["request"]["url"].as_str().map(str::to_owned),
+                "Network.webSocketCreated" => event["params"]["url"].as_str().map(str::to_owned),
+                _ => None,
+            })
+            .collect()
+    }
+
+    async fn log(&self, kind: &str) -> Vec<Value> {
+        self.vendor("se/log", &json!({"type": kind})).await.as_array().unwrap().clone()
+    }
+
+    /// A command of chromedriver's own, beyond the standard.
+    async fn vendor(&self, command: &str, body: &Value) -> Value {
+        let path = format!("/session/{}/{command}", self.session);
+        let headers = [("content-type", "application/json")];
+        let answer = http::request(self.driver, "POST", &path, &headers, &body.to_string()).await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()["value"].take()
+    }
+
+    /// Takes a picture for the documentation, where `PICTURES` names a folder for them.
+    pub async fn picture(&self, name: &str, width: u32, height: u32) {
+        if let Some(folder) = std::env::var_os("PICTURES") {
+            self.client.set_window_size(width, height).await.unwrap();
+            let png = self.client.screenshot().await.unwrap();
+            std::fs::write(Path::new(&folder).join(name), png).unwrap();
+        }
+    }
+
+    pub async fn close(self) {
+        self.client.close().await.unwrap();
+    }
+}

@@ -1,0 +1,190 @@
+//! The page, in a real Chromium.
+
+use fantoccini::Locator;
+use serde_json::json;
+
+use crate::support::browser::{Driver, Page};
+use crate::support::emulator::Emulator;
+use crate::support::until;
+use crate::support::vm::Vm;
+
+async fn open(driver: &Driver, vm: &Vm) -> Page {
+    let page = driver.open(&format!("http://127.0.0.1:{}/", vm.port)).await;
+    page.connected().await;
+    page
+}
+
+/// No complaints, and no word to anyone but the VMs.
+async fn assert_clean(page: &Page, vms: &[&Vm]) {
+    assert_eq!(page.console_errors().await, Vec::<String>::new());
+    let requests = page.requests().await;
+    assert!(requests.len() >= 5, "{requests:?}");
+    for url in requests {
+        let own = vms.iter().any(|vm| url.split('/').nth(2) == Some(&format!("127.0.0.1:{}", vm.port)));
+        assert!(own, "a request to another host: {url}");
+    }
+}
+
+#[tokio::test]
+async fn a_click_on_one_vm_s_page_shows_on_another_s_and_on_its_own() {
+    let emulator = Emulator::start().await;
+    let (ams, sin) = (Vm::on(&emulator, "ams").await, Vm::on(&emulator, "sin").await);
+    let driver = Driver::start().await;
+    let (here, there) = (open(&driver, &ams).await, open(&driver, &sin).await);
+    assert_eq!(
+        here.text("#connection").await,
+        "● Connected to vm-ams in Amsterdam (ams)".trim_start_matches("● ")
+    );
+    assert!(there.text("#empty").await.contains("quiet"));
+
+    here.type_into("#place", "Dam Square").await;
+    here.click("#press").await;
+    for page in [&here, &there] {
+        page.wait_for("#landings li[data-region=ams]").await;
+        assert_eq!(page.count("#landings li").await, 1);
+        let text = page.text("#landings li").await;
+        assert!(text.contains("Dam Square") && text.contains("Amsterdam (ams)"), "{text}");
+        assert!(text.contains(" ms") && text.contains("s ago"), "{text}");
+    }
+    here.wait_for("#press[data-state=heard]").await;
+    assert_eq!((here.count("#landings li.own").await, there.count("#landings li.own").await), (1, 0));
+
+    there.click("#press").await;
+    here.wait_for("#landings li[data-region=sin]").await;
+    assert!(here.text("#landings li:first-child").await.contains("Near Singapore"), "the newest comes first");
+    here.wait_for("#fleet li[data-instance=vm-ams].here").await;
+    here.wait_for("#fleet li[data-instance=vm-sin]").await;
+
+    assert_clean(&here, &[&ams]).await;
+    assert_clean(&there, &[&sin]).await;
+    here.picture("page.png", 1200, 860).await;
+    here.picture("page-phone.png", 500, 1100).await;
+    here.close().await;
+    there.close().await;
+}
+
+#[tokio::test]
+async fn a_page_comes_back_when_its_vm_does_and_shows_what_it_missed() {
+    let emulator = Emulator::start().await;
+    let mut ams = Vm::on(&emulator, "ams").await;
+    let sin = Vm::on(&emulator, "sin").await;
+    let driver = Driver::start().await;
+    let page = open(&driver, &ams).await;
+    page.click("#press").await;
+    page.wait_for("#landings li").await;
+
+    let port = ams.port.to_string();
+    ams.end("TERM").await;
+    page.wait_for("#connection[data-state=waiting]").await;
+    assert_eq!(page.count("#press[aria-disabled=true]").await, 1);
+    page.click("#press").await;
+    assert!(page.text("#message").await.contains("no connection"), "held back, and said so");
+    sin.connect().await.alert(json!({"place": "Meanwhile"})).await;
+
+    let back = Vm::spawn_on(&emulator.host(), "ams", &[("PORT", &port)]).await;
+    page.connected().await;
+    until("what was missed", async || (page.count("#landings li").await == 2).then_some(())).await;
+    let missed = page.text("#landings li:first-child").await;
+    assert!(missed.contains("Meanwhile"), "{missed}");
+    page.click("#press").await;
+    until("the next landing", async || (page.count("#landings li").await == 3).then_some(())).await;
+    assert_clean(&page, &[&back]).await;
+    page.close().await;
+}
+
+#[tokio::test]
+async fn foreign_text_is_text() {
+    let vm = Vm::alone(&[]).await;
+    let driver = Driver::start().await;
+    let page = open(&driver, &vm).await;
+    let evil = "<img src=x onerror=\"document.title='owned'\"><b>bold</b>";
+    vm.connect().await.alert(json!({"place": evil, "note": evil})).await;
+    page.wait_for("#landings li").await;
+    assert!(page.text("#landings li").await.contains(evil));
+    assert_eq!(page.count("#landings img, #landings b").await, 0);
+    assert_eq!(page.client.title().await.unwrap(), "Alien Alert");
+    assert_clean(&page, &[&vm]).await;
+    page.close().await;
+}
+
+#[tokio::test]
+async fn the_keyboard_is_enough() {
+    let vm = Vm::alone(&[]).await;
+    let driver = Driver::start().await;
+    let page = open(&driver, &vm).await;
+    let body = page.client.find(Locator::Css("body")).await.unwrap();
+    body.send_keys("\u{E004}").await.unwrap();
+    assert_eq!(page.run("return document.activeElement.id").await, "press");
+    let button = page.client.active_element().await.unwrap();
+    button.send_keys("\u{E007}").await.unwrap();
+    page.wait_for("#landings li.own").await;
+    page.close().await;
+}
+
+#[tokio::test]
+async fn a_browser_back_online_connects_at_once() {
+    let vm = Vm::alone(&[]).await;
+    let driver = Driver::start().await;
+    let page = open(&driver, &vm).await;
+    page.set_offline(true).await;
+    page.wait_for("#connection[data-state=offline]").await;
+    page.set_offline(false).await;
+    page.connected().await;
+    page.click("#press").await;
+    page.wait_for("#press[data-state=heard]").await;
+    page.close().await;
+}
+
+#[tokio::test]
+async fn the_page_fits_a_small_phone() {
+    let vm = Vm::alone(&[]).await;
+    let driver = Driver::start().await;
+    let page = open(&driver, &vm).await;
+    vm.connect().await.alert(json!({"place": "x".repeat(120), "note": "y".repeat(500)})).await;
+    page.wait_for("#landings li").await;
+    // Chromium's window has a least width; a frame of the page's own has none.
+    let wide = page.run(
+        "document.body.style.width = '320px'; document.body.style.margin = 0; \
+         return document.body.scrollWidth",
+    );
+    assert_eq!(wide.await, 320);
+    page.close().await;
+}
+
+#[tokio::test]
+async fn a_client_of_the_common_kind_works() {
+    let vm = Vm::alone(&[]).await;
+    let driver = Driver::start().await;
+    let page = open(&driver, &vm).await;
+    // Handlers by type, `{type, data}` out, and nothing known of this server.
+    page.run(
+        "window.heard = [];
+         const make = () => {
+           const listeners = new Map();
+           const socket = new WebSocket(`ws://${location.host}/ws`);
+           socket.onmessage = (event) => {
+             const message = JSON.parse(event.data);
+             (listeners.get(message.type) ?? []).forEach((handler) => handler(message));
+           };
+           return {
+             on: (type, handler) => listeners.set(type, [...(listeners.get(type) ?? []), handler]),
+             send: (type, data) => socket.send(JSON.stringify({ type, data })),
+           };
+         };
+         const listener = make();
+         listener.on('broadcast', (message) => window.heard.push(message));
+         listener.on('connected', () => {
+           const sender = make();
+           sender.on('connected', ({ clientId }) => {
+             window.sender = clientId;
+             sender.send('broadcast', { text: 'hello' });
+           });
+         });",
+    )
+    .await;
+    let heard = until("the broadcast", async || page.run("return window.heard").await.get(0).cloned()).await;
+    assert_eq!(heard["data"], json!({"text": "hello"}));
+    assert_eq!(heard["senderId"], page.run("return window.sender").await);
+    assert!(heard["timestamp"].is_i64());
+    page.close().await;
+}
