@@ -15,9 +15,10 @@ const CHROMIUM: &str = "/usr/bin/chromium";
 
 /// A driver, the browsers that it opened, and what they wrote to disk; all end with this value.
 pub struct Driver {
-    process: Child,
+    group: u32,
     port: u16,
     directory: PathBuf,
+    _process: Child,
 }
 
 /// One browser with one page.
@@ -34,7 +35,7 @@ impl Driver {
             .arg("--port=0")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .kill_on_drop(true)
+            .process_group(0)
             .spawn()
             .expect("chromedriver is needed: apt-get install chromium-driver");
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
@@ -50,7 +51,7 @@ impl Driver {
         // What else it says must go somewhere, or it would block.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         let directory = std::env::temp_dir().join(format!("alien-alert-{}", uuid::Uuid::new_v4()));
-        Self { process, port, directory }
+        Self { group: process.id().unwrap(), port, directory, _process: process }
     }
 
     /// Opens `url` in a browser of its own.
@@ -85,8 +86,9 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        // Killed, the driver takes its browsers along only if they were told; see `Page::close`.
-        let _ = self.process.start_kill();
+        // Its browsers are in its process group, and would outlive it when a test fails.
+        let _ =
+            std::process::Command::new("kill").args(["-KILL", "--", &format!("-{}", self.group)]).status();
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
@@ -174,6 +176,13 @@ impl Page {
     pub async fn picture(&self, name: &str, width: u32, height: u32) {
         if let Some(folder) = std::env::var_os("PICTURES") {
             self.client.set_window_size(width, height).await.unwrap();
+            let dark = json!({"features": [{"name": "prefers-color-scheme", "value": "dark"}]});
+            let dark = json!({"cmd": "Emulation.setEmulatedMedia", "params": dark});
+            self.vendor("goog/cdp/execute", &dark).await;
+            until("still page", async || {
+                (self.run("scrollTo(0, 0); return document.getAnimations().every(({ playState }) => playState === 'finished')").await == true).then_some(())
+            })
+            .await;
             let png = self.client.screenshot().await.unwrap();
             std::fs::write(Path::new(&folder).join(name), png).unwrap();
         }
