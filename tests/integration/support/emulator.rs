@@ -1,7 +1,6 @@
 //! Google's own Pub/Sub emulator, started directly as the jar that it is.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
@@ -77,20 +76,8 @@ impl Drop for Emulator {
     }
 }
 
-fn jar() -> PathBuf {
-    if let Some(jar) = std::env::var_os("PUBSUB_EMULATOR_JAR") {
-        return jar.into();
-    }
-    let home = std::env::var("HOME").unwrap_or_default();
-    let sdks =
-        ["/usr/lib/google-cloud-sdk", "/usr/share/google-cloud-sdk", &format!("{home}/google-cloud-sdk")];
-    sdks.iter()
-        .filter_map(|sdk| std::fs::read_dir(format!("{sdk}/platform/pubsub-emulator/lib")).ok())
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| path.to_string_lossy().ends_with("-all.jar"))
-        .expect(
-            "the Pub/Sub emulator is not installed: gcloud components install pubsub-emulator, \
-             or set PUBSUB_EMULATOR_JAR",
-        )
+fn jar() -> String {
+    let found = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/emulator-jar")).output().unwrap();
+    assert!(found.status.success(), "{}", String::from_utf8_lossy(&found.stderr));
+    String::from_utf8(found.stdout).unwrap().trim().to_owned()
 }
