@@ -17,4 +17,5 @@ mod http;
 mod limits;
 mod misconfiguration;
 mod start;
+mod tidy;
 mod wire;

@@ -1,0 +1,63 @@
+//! What a reader is promised: every file says what it is for, and the README tells the truth.
+
+use std::path::{Path, PathBuf};
+
+use alien_alert::config::VARIABLES;
+
+fn read(path: impl AsRef<Path>) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = vec![root.join("build.rs")];
+    sources(&root.join("src"), &mut found);
+    sources(&root.join("tests"), &mut found);
+    assert!(found.len() > 30);
+    for path in found {
+        assert!(read(&path).starts_with("//! "), "{} has no //! at its top", path.display());
+    }
+}
+
+#[test]
+fn the_readme_lists_every_variable_with_its_default() {
+    let readme = read("README.md");
+    for (name, default, meaning) in VARIABLES {
+        let row = format!("| `{name}` | {default} | {meaning} |");
+        assert!(readme.contains(&row), "missing in README.md: {row}");
+    }
+}
+
+#[test]
+fn every_file_of_the_source_is_on_the_map() {
+    let map = read("ARCHITECTURE.md");
+    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let beside = ["lib.rs", "clock.rs", "logs.rs", "metrics.rs", "signals.rs"];
+        assert!(map.contains(&format!("src/{name}")) || beside.contains(&&*name), "{name} is not told of");
+    }
+}
+
+#[test]
+fn the_files_of_the_deployment_agree() {
+    let fly = read("fly.toml");
+    for expected in ["PORT = \"8080\"", "internal_port = 8080", "port = 8080", "path = \"/health\"", "path = \"/metrics\""] {
+        assert!(fly.contains(expected), "{expected} in fly.toml");
+    }
+    assert!(read("Dockerfile").contains("EXPOSE 8080"));
+    for file in [".gitignore", ".dockerignore"] {
+        assert!(read(file).contains("google-service-account.json"), "{file}");
+    }
+}
