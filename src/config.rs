@@ -187,6 +187,9 @@ impl Config {
             events: number("HISTORY_EVENTS", &env.history_events, 1000, 1..=100_000)?,
             bytes: number("HISTORY_BYTES", &env.history_bytes, 4 << 20, 65_536..=1 << 30)?,
         };
+        let message_bytes = number("MAX_MESSAGE_BYTES", &env.max_message_bytes, 16 << 10, 1024..=1 << 20)?;
+        // Below this a few large events would cut off every socket.
+        let least_outbox = (4 * message_bytes).max(65_536);
         let identity = Identity::from_env(&env)?;
         Ok(Self {
             host: host
@@ -197,8 +200,13 @@ impl Config {
             identity,
             history,
             limits: Limits {
-                message_bytes: number("MAX_MESSAGE_BYTES", &env.max_message_bytes, 16 << 10, 1024..=1 << 20)?,
-                outbox_bytes: number("OUTBOX_BYTES", &env.outbox_bytes, 1 << 20, 65_536..=1 << 28)?,
+                message_bytes,
+                outbox_bytes: number(
+                    "OUTBOX_BYTES",
+                    &env.outbox_bytes,
+                    least_outbox.max(1 << 20),
+                    least_outbox..=1 << 28,
+                )?,
                 connections: number("MAX_CONNECTIONS", &env.max_connections, 20_000, 1..=1_000_000)?,
                 connections_per_address: number(
                     "MAX_CONNECTIONS_PER_ADDRESS",

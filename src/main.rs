@@ -8,7 +8,7 @@ use alien_alert::config::{BusConfig, Config, ConfigError, VARIABLES};
 use alien_alert::signals::Signals;
 use alien_alert::{logs, vm};
 use tokio::net::TcpListener;
-use tracing::info;
+use tracing::{info, warn};
 
 // Sockets come and go by the thousand; this one gives memory back and packs small things well.
 #[global_allocator]
@@ -17,6 +17,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 // From sysexits.h.
 const USAGE: u8 = 64;
 const UNAVAILABLE: u8 = 69;
+const SOFTWARE: u8 = 70;
 const CONFIG: u8 = 78;
 
 fn main() -> ExitCode {
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
 }
 
 fn run(config: Config) -> ExitCode {
+    allow_files(config.limits.connections);
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return fail(UNAVAILABLE, &format!("the runtime can't be started: {error}")),
@@ -47,12 +49,27 @@ fn run(config: Config) -> ExitCode {
     ended.unwrap_or_else(|failed| failed)
 }
 
+/// Each socket is a file to the system, which allows a process 1,024 unless asked for more.
+fn allow_files(sockets: usize) {
+    let wanted = (sockets + vm::OTHER_FILES) as u64;
+    match rlimit::increase_nofile_limit(wanted) {
+        Ok(allowed) if allowed < wanted => {
+            warn!(allowed, wanted, "the system allows too few open files for MAX_CONNECTIONS; see ulimit -n");
+        }
+        Ok(_) => {}
+        Err(error) => warn!(%error, "can't ask for more open files; see ulimit -n"),
+    }
+}
+
 async fn live(config: Config) -> Result<ExitCode, ExitCode> {
     let signals =
         Signals::catch().map_err(|error| fail(UNAVAILABLE, &format!("signals can't be caught: {error}")))?;
     let address = SocketAddr::new(config.host, config.port);
     let listener = TcpListener::bind(address).await.map_err(|error| {
-        fail(UNAVAILABLE, &format!("PORT={}: can't listen on {address}: {error}", config.port))
+        fail(
+            UNAVAILABLE,
+            &format!("PORT={}: can't listen on {address}: {error}; set PORT to a free one", config.port),
+        )
     })?;
     let address = listener.local_addr().unwrap_or(address);
     let bus = vm::bus(&config).await.map_err(|error: ConfigError| fail(CONFIG, &error.to_string()))?;
@@ -64,8 +81,10 @@ async fn live(config: Config) -> Result<ExitCode, ExitCode> {
         topic = topic(&config),
         "listening on http://{address}",
     );
-    vm::run(listener, config, bus, signals.shutdown()).await;
-    Ok(ExitCode::SUCCESS)
+    match vm::run(listener, config, bus, signals.shutdown()).await {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(vm::Broken) => Err(fail(SOFTWARE, "a task has ended that must not; the log says more")),
+    }
 }
 
 fn topic(config: &Config) -> &str {

@@ -68,23 +68,19 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
             Ok(inbox) => select! {
                 (broken, next) = path.carry(inbox) => {
                     how = next;
-                    told &= path.awaited.is_some();
                     broken
                 }
                 () = stop.cancelled() => return,
             },
             Err(error) => error.to_string(),
         };
-        path.relay.health.unreachable(broken.clone());
+        let news = path.relay.health.unreachable(broken.clone());
         let wait = path.backoff.wait();
-        if told {
-            debug!(reason = broken, ?wait, "still no way through the topic");
-        } else {
-            warn!(
-                reason = broken,
-                "no way through the topic; trying again until there is, at most every 30 s"
-            );
+        if news || !told {
+            warn!(reason = broken, "no way through the topic; trying again until there is");
             told = true;
+        } else {
+            debug!(reason = broken, ?wait, "still no way through the topic");
         }
         select! {
             () = sleep(wait) => {}

@@ -231,8 +231,7 @@ fn failed(error: tungstenite::Error) -> End {
         Error::Utf8(_) => Close::new(CloseCode::NotUtf8, "text must be UTF-8").into(),
         Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => End::Gone("lost"),
         Error::Protocol(error) => {
-            let mut reason = error.to_string();
-            reason.truncate(100);
+            let reason: String = error.to_string().chars().filter(char::is_ascii).take(100).collect();
             Close::new(CloseCode::Protocol, reason).into()
         }
         Error::ConnectionClosed | Error::AlreadyClosed => End::Gone("closed"),

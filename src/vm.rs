@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
+use tokio::select;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -16,6 +17,9 @@ use crate::bus::pubsub::PubSub;
 use crate::config::{BusConfig, Config, ConfigError};
 use crate::relay::Relay;
 use crate::{http, path};
+
+/// Files open beside the sockets: connections that are none yet, those to Google, and the rest.
+pub const OTHER_FILES: usize = http::MAX_CONNECTIONS + 128;
 
 /// For the subscription's deletion, and at the same time for what is accepted to be published.
 const LAST_CALLS: Duration = Duration::from_secs(2);
@@ -37,25 +41,44 @@ pub async fn bus(config: &Config) -> Result<Bus, ConfigError> {
     })
 }
 
+/// One of the tasks that make a VM has ended by itself: a defect of this program.
+#[derive(Debug)]
+pub struct Broken;
+
 /// Runs a VM on `listener` until `shutdown`, and leaves within 4 s then.
-pub async fn run(listener: TcpListener, config: Config, bus: Bus, shutdown: impl Future<Output = ()>) {
+///
+/// # Errors
+/// It can't go on; it left in order, and is to be started anew.
+pub async fn run(
+    listener: TcpListener,
+    config: Config,
+    bus: Bus,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Broken> {
     let relay = Arc::new(Relay::new(config, bus));
     let sockets = TaskTracker::new();
     let serving = CancellationToken::new();
     let relaying = CancellationToken::new();
 
     let routes = http::routes(Arc::clone(&relay), sockets.clone());
-    let server = tokio::spawn(http::serve(listener, routes, serving.clone()));
-    let path = tokio::spawn(path::keep(Arc::clone(&relay), relaying.clone()));
+    let mut server = tokio::spawn(http::serve(listener, routes, serving.clone()));
+    let mut path = tokio::spawn(path::keep(Arc::clone(&relay), relaying.clone()));
 
-    shutdown.await;
+    let ended = select! {
+        () = shutdown => Ok(()),
+        // Without these a VM looks alive and hears nothing; better one that starts anew.
+        _ = &mut server => Err(Broken),
+        _ = &mut path => Err(Broken),
+    };
     let begun = Instant::now();
     relay.health.leaving();
     info!(sockets = relay.clients(), "leaving");
 
     // The path's task first, or it might make the subscription again.
     relaying.cancel();
-    let _ = path.await;
+    if !path.is_finished() {
+        let _ = path.await;
+    }
     relay.publishing.spawn(path::farewell(&relay));
     relay.publishing.close();
     let (left, published) =
@@ -78,6 +101,9 @@ pub async fn run(listener: TcpListener, config: Config, bus: Bus, shutdown: impl
         info!(sockets = sockets.len(), "sockets that did not answer the close are dropped");
     }
     serving.cancel();
-    let _ = server.await;
+    if !server.is_finished() {
+        let _ = server.await;
+    }
     info!(took = ?begun.elapsed(), "left");
+    ended
 }

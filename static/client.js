@@ -109,6 +109,7 @@ export class AlienClient {
         this.#waiting.delete(id);
         refuse("timeout", "The server did not answer.");
       }, ANSWER_WAIT);
+      this.#answered(id)?.refuse("replaced", "It was sent again meanwhile.");
       this.#waiting.set(id, { resolve, refuse, timer });
       this.#socket.send(JSON.stringify({ type, id, data }));
     });
@@ -157,7 +158,8 @@ export class AlienClient {
 
   /** Passes a message on, unless it is an event that was passed on before. */
   #hear(message, caughtUp) {
-    if (message?.cursor) this.#cursor = later(this.#cursor, message.cursor);
+    // The greeting's cursor is the server's place; ours is reached with the events up to it.
+    if (message?.cursor && message.type !== "connected") this.#cursor = later(this.#cursor, message.cursor);
     const isEvent = message?.cursor && typeof message.id === "string";
     if (isEvent) {
       if (this.#seen.has(message.id)) return;

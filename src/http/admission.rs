@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use governor::clock::{Clock as _, DefaultClock};
@@ -9,12 +10,14 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use crate::config::Limits;
 
-/// Addresses remembered by the rate limit before those whose time is over are swept out.
-const SWEEP_AT: usize = 10_000;
+/// The rate limit forgets addresses whose time is over after so many requests: meanwhile it grows by
+/// that many at most, of 100 bytes or so.
+const SWEEP_EVERY: u64 = 10_000;
 
 pub struct Admission {
     limits: Limits,
     rate: DefaultKeyedRateLimiter<IpAddr>,
+    asked: AtomicU64,
     clock: DefaultClock,
     sockets: Mutex<Sockets>,
 }
@@ -49,6 +52,7 @@ impl Admission {
         Arc::new(Self {
             limits,
             rate: RateLimiter::keyed(quota),
+            asked: AtomicU64::new(1),
             clock: DefaultClock::default(),
             sockets: Mutex::default(),
         })
@@ -57,7 +61,8 @@ impl Admission {
     /// # Errors
     /// A bound is reached.
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Place, Refusal> {
-        if self.rate.len() > SWEEP_AT {
+        let asked = self.asked.fetch_add(1, Ordering::Relaxed);
+        if asked.is_multiple_of(SWEEP_EVERY) {
             self.rate.retain_recent();
         }
         if let Err(not_until) = self.rate.check_key(&address) {

@@ -18,7 +18,7 @@ use warp::http::{StatusCode, header};
 use warp::reply::{Reply, Response};
 use warp::{Filter, Rejection};
 
-pub use self::server::serve;
+pub use self::server::{MAX_CONNECTIONS, serve};
 use crate::relay::Relay;
 use crate::wire::ErrorCode;
 

@@ -29,7 +29,7 @@ const HEADER_TIME: Duration = Duration::from_secs(10);
 const HEADER_BYTES: usize = 16 << 10;
 
 /// Connections that are not sockets (yet).
-const MAX_CONNECTIONS: usize = 4_096;
+pub const MAX_CONNECTIONS: usize = 4_096;
 
 /// Where a request came from, by TCP.
 #[derive(Clone, Copy, Debug)]

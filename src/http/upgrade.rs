@@ -23,7 +23,7 @@ use super::error;
 use super::server::Peer;
 use crate::relay::Relay;
 use crate::socket;
-use crate::wire::ErrorCode;
+use crate::wire::{Close, CloseCode, ErrorCode};
 
 #[derive(Deserialize)]
 struct Query {
@@ -99,6 +99,10 @@ fn accept(
             Ok(parts) => {
                 let (member, greeting) = relay.join(query.since.as_deref());
                 debug!(client_id = %member.client_id, "socket opened");
+                if !relay.health.phase().takes_sockets() {
+                    // The VM began to leave between the answer and now.
+                    member.outbox.close(Close::come_back(CloseCode::Restart, 1_000));
+                }
                 // Copied: hyper's buffer of 8 KiB, nearly always empty, would stay for good.
                 let early = parts.read_buf.to_vec();
                 drop(parts.read_buf);

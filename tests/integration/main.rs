@@ -13,6 +13,7 @@ mod support;
 mod browser;
 mod bus;
 mod fleet;
+mod fleet_script;
 mod http;
 mod limits;
 mod misconfiguration;

@@ -32,7 +32,7 @@ struct Log {
 }
 
 /// The program: an optimized build where one is named, since some figures need it.
-fn program() -> OsString {
+pub fn program() -> OsString {
     std::env::var_os("ALIEN_ALERT_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_alien-alert").into())
 }
 
