@@ -20,6 +20,9 @@ const UNAVAILABLE: u8 = 69;
 const SOFTWARE: u8 = 70;
 const CONFIG: u8 = 78;
 
+/// What a system allows whose limit can't be read.
+const LEAST_FILES: u64 = 1_024;
+
 fn main() -> ExitCode {
     if let Some(argument) = std::env::args_os().nth(1) {
         return match argument.to_str() {
@@ -37,31 +40,29 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(config: Config) -> ExitCode {
-    allow_files(config.limits.connections);
+fn run(mut config: Config) -> ExitCode {
+    let wanted = config.limits.connections;
+    config.limits.connections = room_for(wanted);
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => return fail(UNAVAILABLE, &format!("the runtime can't be started: {error}")),
     };
-    let ended = runtime.block_on(live(config));
+    let ended = runtime.block_on(live(config, wanted));
     // Google's client may have tasks that wait for an answer; nobody waits for them.
     runtime.shutdown_background();
     ended.unwrap_or_else(|failed| failed)
 }
 
-/// Each socket is a file to the system, which allows a process 1,024 unless asked for more.
-fn allow_files(sockets: usize) {
+/// Each socket is a file to the system, which allows a process 1,024 unless asked for more. How many
+/// of the sockets wanted that leaves room for: one beyond is refused in order, by its own limit.
+fn room_for(sockets: usize) -> usize {
     let wanted = (sockets + vm::OTHER_FILES) as u64;
-    match rlimit::increase_nofile_limit(wanted) {
-        Ok(allowed) if allowed < wanted => {
-            warn!(allowed, wanted, "the system allows too few open files for MAX_CONNECTIONS; see ulimit -n");
-        }
-        Ok(_) => {}
-        Err(error) => warn!(%error, "can't ask for more open files; see ulimit -n"),
-    }
+    let allowed = rlimit::increase_nofile_limit(wanted).unwrap_or(LEAST_FILES);
+    let allowed = usize::try_from(allowed).unwrap_or(usize::MAX);
+    sockets.min(allowed.saturating_sub(vm::OTHER_FILES).max(allowed / 2))
 }
 
-async fn live(config: Config) -> Result<ExitCode, ExitCode> {
+async fn live(config: Config, wanted: usize) -> Result<ExitCode, ExitCode> {
     let signals =
         Signals::catch().map_err(|error| fail(UNAVAILABLE, &format!("signals can't be caught: {error}")))?;
     let address = SocketAddr::new(config.host, config.port);
@@ -81,6 +82,10 @@ async fn live(config: Config) -> Result<ExitCode, ExitCode> {
         topic = topic(&config),
         "listening on http://{address}",
     );
+    let room = config.limits.connections;
+    if room < wanted {
+        warn!(room, wanted, "the system allows too few open files for MAX_CONNECTIONS; see ulimit -n");
+    }
     match vm::run(listener, config, bus, signals.shutdown()).await {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(vm::Broken) => Err(fail(SOFTWARE, "a task has ended that must not; the log says more")),

@@ -3,6 +3,7 @@
 use fantoccini::Locator;
 use serde_json::json;
 
+use crate::fleet::{REGIONS, fleet};
 use crate::support::browser::{Driver, Page};
 use crate::support::emulator::Emulator;
 use crate::support::until;
@@ -28,9 +29,15 @@ async fn assert_clean(page: &Page, vms: &[&Vm]) {
 #[tokio::test]
 async fn a_click_on_one_vm_s_page_shows_on_another_s_and_on_its_own() {
     let emulator = Emulator::start().await;
-    let (ams, sin) = (Vm::on(&emulator, "ams").await, Vm::on(&emulator, "sin").await);
+    let vms = fleet(&emulator).await;
+    assert_eq!(emulator.subscriptions().await.len(), REGIONS.len());
+    let (ams, sin) = (&vms[0], &vms[1]);
+    let mut sockets = Vec::new();
+    for vm in &vms {
+        sockets.push(vm.connect().await);
+    }
     let driver = Driver::start().await;
-    let (here, there) = (open(&driver, &ams).await, open(&driver, &sin).await);
+    let (here, there) = (open(&driver, ams).await, open(&driver, sin).await);
     assert_eq!(
         here.text("#connection").await,
         "● Connected to vm-ams in Amsterdam (ams)".trim_start_matches("● ")
@@ -51,12 +58,19 @@ async fn a_click_on_one_vm_s_page_shows_on_another_s_and_on_its_own() {
 
     there.click("#press").await;
     here.wait_for("#landings li[data-region=sin]").await;
+    // A raw socket on each of the five hears each click once.
+    for socket in &mut sockets {
+        for region in ["ams", "sin"] {
+            assert_eq!(socket.next().await["origin"]["region"], region);
+        }
+        assert!(socket.settle().await.is_empty());
+    }
     assert!(here.text("#landings li:first-child").await.contains("Near Singapore"), "the newest comes first");
     here.wait_for("#fleet li[data-instance=vm-ams].here").await;
     here.wait_for("#fleet li[data-instance=vm-sin]").await;
 
-    assert_clean(&here, &[&ams]).await;
-    assert_clean(&there, &[&sin]).await;
+    assert_clean(&here, &[ams]).await;
+    assert_clean(&there, &[sin]).await;
     here.picture("page.png", 1200, 900).await;
     here.close().await;
     there.close().await;

@@ -10,6 +10,7 @@ use alien_alert::config::{Config, HistoryLimits};
 use alien_alert::identity::Identity;
 
 use crate::support::emulator::{Emulator, PROJECT};
+use crate::support::proxy::Proxy;
 use crate::support::{PATIENCE, until, within};
 
 const HISTORY: HistoryLimits =
@@ -29,17 +30,19 @@ impl Kind {
     async fn member(&self, name: &str) -> Bus {
         match self {
             Self::Memory(topic) => Bus::Memory(topic.member()),
-            Self::PubSub(emulator) => {
-                let settings = Settings {
-                    project: PROJECT.into(),
-                    topic: "CONTRACT".into(),
-                    credentials: Credentials::Emulator(emulator.host()),
-                    window: HISTORY.age,
-                };
-                Bus::PubSub(PubSub::new(&settings, &identity(name)).await.unwrap())
-            }
+            Self::PubSub(emulator) => pubsub(emulator.host(), name).await,
         }
     }
+}
+
+async fn pubsub(host: String, name: &str) -> Bus {
+    let settings = Settings {
+        project: PROJECT.into(),
+        topic: "CONTRACT".into(),
+        credentials: Credentials::Emulator(host),
+        window: HISTORY.age,
+    };
+    Bus::PubSub(PubSub::new(&settings, &identity(name)).await.unwrap())
 }
 
 fn identity(name: &str) -> Identity {
@@ -217,6 +220,31 @@ async fn an_alert_leaves_at_once() {
         (best < Duration::from_millis(8)).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_burst_goes_out_together() {
+    const MESSAGES: u64 = 500;
+    let emulator = Emulator::start().await;
+    let proxy = Proxy::to(emulator.port).await;
+    let member = pubsub(proxy.host(), "a").await;
+    let inbox = member.join(Join::Resume).await.unwrap();
+    // What a request costs by itself, once the connection is there.
+    member.publish(message("first")).await.unwrap();
+    let before = proxy.sent();
+    for _ in 0..5 {
+        member.publish(message("alone")).await.unwrap();
+    }
+    let alone = (proxy.sent() - before) / 5;
+    let before = proxy.sent();
+    let confirmed: Vec<_> = (0..MESSAGES).map(|_| member.publish(message("burst"))).collect();
+    for confirmed in confirmed {
+        within("confirmation", confirmed).await.unwrap();
+    }
+    let together = (proxy.sent() - before) / MESSAGES;
+    println!("a message takes {alone} bytes on the way out alone, {together} in a burst");
+    assert!(together * 3 < alone, "{together} bytes each in a burst, {alone} alone");
+    drop(inbox);
 }
 
 #[tokio::test]

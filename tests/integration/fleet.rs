@@ -10,9 +10,9 @@ use crate::support::http::get;
 use crate::support::until;
 use crate::support::vm::Vm;
 
-const REGIONS: [&str; 5] = ["ams", "sin", "lax", "syd", "dfw"];
+pub const REGIONS: [&str; 5] = ["ams", "sin", "lax", "syd", "dfw"];
 
-async fn fleet(emulator: &Emulator) -> Vec<Vm> {
+pub async fn fleet(emulator: &Emulator) -> Vec<Vm> {
     let mut vms = Vec::new();
     for region in REGIONS {
         vms.push(Vm::spawn_on(&emulator.host(), region, &[]).await);

@@ -33,6 +33,20 @@ async fn a_full_vm_answers_503() {
 }
 
 #[tokio::test]
+async fn with_few_open_files_it_takes_fewer_sockets_and_says_so() {
+    // 100 files, of which half are for sockets.
+    let vm = Vm::within_files(100).await;
+    let told = vm.logged("the system allows too few open files").await;
+    assert_eq!((&told["room"], &told["wanted"]), (&json!(50), &json!(20_000)));
+    let mut sockets = Vec::new();
+    for _ in 0..50 {
+        sockets.push(vm.connect().await);
+    }
+    assert_eq!(refused(vm.port).await, (503, Some("5".into())));
+    sockets.pop().unwrap().alert(json!({})).await;
+}
+
+#[tokio::test]
 async fn too_many_of_one_address_are_answered_429() {
     let vm = Vm::alone(&[("MAX_CONNECTIONS_PER_ADDRESS", "1")]).await;
     let _a = vm.connect().await;

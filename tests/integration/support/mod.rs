@@ -4,6 +4,7 @@ pub mod browser;
 pub mod client;
 pub mod emulator;
 pub mod http;
+pub mod proxy;
 pub mod vm;
 
 use std::future::Future;
