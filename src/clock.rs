@@ -6,8 +6,23 @@ use uuid::Uuid;
 
 /// Microseconds since the epoch.
 pub fn now_micros() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+    i64::try_from(since_epoch().as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(not(test))]
+fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// In tests the wall clock goes with the runtime's, which may be paused and wound on.
+#[cfg(test)]
+fn since_epoch() -> Duration {
+    use tokio::time::Instant;
+    static BEGUN: std::sync::LazyLock<(Duration, Instant)> = std::sync::LazyLock::new(|| {
+        (SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(), Instant::now())
+    });
+    let (wall, begun) = *BEGUN;
+    wall + Instant::now().saturating_duration_since(begun)
 }
 
 /// Milliseconds since the epoch, as JavaScript counts.
@@ -15,11 +30,21 @@ pub fn now_millis() -> i64 {
     now_micros() / 1000
 }
 
+/// Microseconds of a duration, in the type of [`now_micros`].
+pub fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
 /// A random part of `whole`, so that what happens to many does not happen at once.
 pub fn random_part(whole: Duration) -> Duration {
+    whole.mul_f64(random_share())
+}
+
+/// A random number from 0 to 1.
+pub fn random_share() -> f64 {
     // The only chance the program needs beside its ids; those come from the same good source.
     let (bits, _) = Uuid::new_v4().as_u64_pair();
-    whole.mul_f64((bits >> 16) as f64 / (u64::MAX >> 16) as f64)
+    (bits >> 16) as f64 / (u64::MAX >> 16) as f64
 }
 
 /// Waits that double from `first` to `most`, each with up to half of it taken off at random, so

@@ -9,12 +9,16 @@ use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use crate::bus::pubsub::{self, Credentials};
 use crate::identity::Identity;
+
+/// A key in the working directory, as the article has it.
+const KEY_FILE: &str = "google-service-account.json";
 
 /// All that the environment decides.
 #[derive(Clone, Debug)]
@@ -165,16 +169,21 @@ impl Config {
     /// The first variable whose value is not accepted.
     pub fn from_env() -> Result<Self, ConfigError> {
         // `env::vars` panics on a variable that is not UTF-8, even on one that is none of ours.
-        Self::from_vars(std::env::vars_os().filter_map(|(name, value)| {
+        let vars = std::env::vars_os().filter_map(|(name, value)| {
             Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
-        }))
+        });
+        Self::read(vars, Path::new(KEY_FILE))
     }
 
-    /// Reads any list of variables, for tests as for the process.
+    /// Reads any list of variables, and no file that they do not name.
     ///
     /// # Errors
     /// As [`Config::from_env`].
     pub fn from_vars(vars: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+        Self::read(vars, Path::new(""))
+    }
+
+    fn read(vars: impl IntoIterator<Item = (String, String)>, key_file: &Path) -> Result<Self, ConfigError> {
         // An empty variable is an unset one, as shells and compose files mean it.
         let set = vars.into_iter().filter(|(_, value)| !value.trim().is_empty());
         let env: Env = envy::from_iter(set).map_err(|error| ConfigError::new(error.to_string()))?;
@@ -196,7 +205,7 @@ impl Config {
                 .parse()
                 .map_err(|_| ConfigError::value("HOST", host, "an IP address such as 0.0.0.0 or ::"))?,
             port: number("PORT", &env.port, 8080, 0..=65_535)?,
-            bus: choose_bus(&env, &history)?,
+            bus: choose_bus(&env, key_file, &history)?,
             identity,
             history,
             limits: Limits {
@@ -231,7 +240,7 @@ impl Config {
 }
 
 /// Pub/Sub when anything of it is set, else in-process; never in-process on Fly by accident.
-fn choose_bus(env: &Env, history: &HistoryLimits) -> Result<BusConfig, ConfigError> {
+fn choose_bus(env: &Env, key_file: &Path, history: &HistoryLimits) -> Result<BusConfig, ConfigError> {
     let topic = env.topic.clone().unwrap_or_else(|| "ALIEN_NOTIFICATIONS".into());
     pubsub::check_resource_name("TOPIC", &topic)?;
     match env.bus.as_deref() {
@@ -239,7 +248,7 @@ fn choose_bus(env: &Env, history: &HistoryLimits) -> Result<BusConfig, ConfigErr
         Some("pubsub") | None => {}
         Some(other) => return Err(ConfigError::value("BUS", other, "pubsub or memory")),
     }
-    let credentials = Credentials::find(env)?;
+    let credentials = Credentials::find(env, key_file)?;
     let wanted = env.bus.is_some() || env.google_cloud_project.is_some() || !credentials.is_default();
     if !wanted {
         if env.fly_app_name.is_some() {
@@ -250,12 +259,14 @@ fn choose_bus(env: &Env, history: &HistoryLimits) -> Result<BusConfig, ConfigErr
         }
         return Ok(BusConfig::Memory);
     }
-    let project = env.google_cloud_project.clone().or_else(|| credentials.project()).ok_or_else(|| {
+    let named = env.google_cloud_project.clone().map(|project| ("GOOGLE_CLOUD_PROJECT", project));
+    let of_key = || Some(("the key's project_id", credentials.project()?));
+    let (source, project) = named.or_else(of_key).ok_or_else(|| {
         ConfigError::new(
             "GOOGLE_CLOUD_PROJECT is not set and no service account's key names a project: set it",
         )
     })?;
-    pubsub::check_project("GOOGLE_CLOUD_PROJECT", &project)?;
+    pubsub::check_project(source, &project)?;
     Ok(BusConfig::PubSub(pubsub::Settings { project, topic, credentials, window: history.age }))
 }
 

@@ -3,6 +3,8 @@
 //! Unknown fields are ignored and unknown kinds left to newer VMs, so that two versions can share
 //! a topic while a deployment rolls.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -30,6 +32,22 @@ pub struct Event {
     /// When the origin took it, in ms since the epoch.
     pub timestamp: i64,
     pub origin: Origin,
+    pub sequence: Sequence,
+}
+
+/// Where something stands in what one process of a VM has put on the topic. Events are numbered from 1
+/// without gaps, so that whoever hears one knows of those before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sequence {
+    /// When the process started, in ms since the epoch: a restart keeps the instance's id.
+    pub started: i64,
+    /// The event's own number; in a beacon, that of the last one before which all are settled.
+    pub number: u64,
+    /// The oldest number still in the history window; those below are awaited by nobody.
+    pub first: u64,
+    /// All numbers below `first` were given before this, in ms since the epoch.
+    pub first_at: i64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
@@ -63,10 +81,11 @@ pub struct Origin {
 #[serde(rename_all = "camelCase")]
 pub struct Beacon {
     pub origin: Origin,
-    /// When this VM's process started, in ms since the epoch: a restart keeps the instance's id.
-    pub started: i64,
+    pub sequence: Sequence,
     /// Counts this process's beacons, to tell which one came round.
-    pub number: u64,
+    pub beat: u64,
+    /// This VM has just joined, and wants others' beacons at once, to know what it has to wait for.
+    pub asking: bool,
     pub clients: usize,
     /// How long the last beacon took through the topic and back.
     pub round_trip_ms: Option<u64>,
@@ -74,6 +93,18 @@ pub struct Beacon {
     pub interval_ms: u64,
     /// The last one: this VM is on its way out.
     pub leaving: bool,
+    /// Numbers of this process that will never come, or never mattered: their senders were told.
+    pub given_up: Vec<Range<u64>>,
+    /// What this VM has heard of processes that can't speak for themselves any more.
+    pub heard: Vec<Heard>,
+}
+
+/// How far the sequence of an ended process went, as another VM heard it.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Heard {
+    pub instance: String,
+    pub sequence: Sequence,
 }
 
 impl Told {
@@ -96,7 +127,8 @@ mod tests {
     #[test]
     fn data_passes_through_byte_for_byte() {
         let json = r#"{"event":{"id":"1","type":"broadcast","senderId":"s","data":{"a" : 1.0e0, "a":"é"},
-            "timestamp":7,"origin":{"instance":"i","region":"ams","newer":1},"newer":true}}"#;
+            "timestamp":7,"origin":{"instance":"i","region":"ams","newer":1},"newer":true,
+            "sequence":{"started":1,"number":2,"first":1,"firstAt":1}}}"#;
         let Told::Event(event) = Told::decode(json.as_bytes()).unwrap() else { panic!("no event") };
         assert_eq!(event.data.get(), r#"{"a" : 1.0e0, "a":"é"}"#);
         let Told::Event(again) = Told::decode(&Told::Event(event).encode()).unwrap() else {

@@ -1,7 +1,9 @@
 //! The VMs that are alive, by the beacons heard of them.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::clock;
 use crate::event::Beacon;
@@ -22,6 +24,8 @@ pub struct Instance {
     pub round_trip_ms: Option<u64>,
     /// In ms since the epoch, by the topic's clock.
     pub last_seen: i64,
+    /// It said goodbye; remembered, so that an older beacon that comes late does not call it back.
+    left: bool,
     /// Which process of that name, and which of its beacons.
     latest: (i64, u64),
     expires: Instant,
@@ -43,19 +47,20 @@ impl Fleet {
             // Out of the backlog: it tells of a life that may be over.
             return Change::Nothing;
         };
-        let latest = (beacon.started, beacon.number);
+        let latest = (beacon.sequence.started, beacon.beat);
         let known = self.instances.get(&beacon.origin.instance);
         if known.is_some_and(|known| known.latest >= latest) {
             return Change::Nothing;
         }
-        if beacon.leaving {
-            let gone = self.instances.remove(&beacon.origin.instance).is_some();
-            return if gone { Change::Members } else { Change::Nothing };
-        }
+        let was_here = known.is_some_and(|known| !known.left);
         if known.is_none() && self.instances.len() >= MAX_INSTANCES {
             return Change::Nothing;
         }
-        let change = if known.is_none() { Change::Members } else { Change::Figures };
+        let change = match known {
+            _ if was_here == beacon.leaving => Change::Members,
+            Some(known) if known.looks_different(&beacon) && !beacon.leaving => Change::Figures,
+            _ => Change::Nothing,
+        };
         self.instances.insert(
             beacon.origin.instance,
             Instance {
@@ -63,6 +68,7 @@ impl Fleet {
                 clients: beacon.clients,
                 round_trip_ms: beacon.round_trip_ms,
                 last_seen: at / 1000,
+                left: beacon.leaving,
                 latest,
                 expires: Instant::now() + left,
             },
@@ -72,22 +78,38 @@ impl Fleet {
 
     /// Forgets those whose beacons stopped; true if there were any.
     pub fn expire(&mut self) -> bool {
-        let before = self.instances.len();
+        let before = self.len();
         let now = Instant::now();
         self.instances.retain(|_, instance| instance.expires > now);
-        self.instances.len() < before
+        self.len() < before
+    }
+
+    /// Whether that process of that VM is alive.
+    pub fn is_alive(&self, instance: &str, started: i64) -> bool {
+        self.instances.get(instance).is_some_and(|known| known.latest.0 == started)
     }
 
     pub fn instances(&self) -> impl Iterator<Item = (&String, &Instance)> {
-        self.instances.iter()
+        self.instances.iter().filter(|(_, instance)| !instance.left)
     }
 
     pub fn len(&self) -> usize {
-        self.instances.len()
+        self.instances().count()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.instances.is_empty()
+        self.len() == 0
+    }
+}
+
+impl Instance {
+    /// Whether people would call what the beacon says news. A few milliseconds are none, and telling
+    /// them would keep every phone's radio awake.
+    fn looks_different(&self, beacon: &Beacon) -> bool {
+        let (old, new) = (self.round_trip_ms.unwrap_or(0), beacon.round_trip_ms.unwrap_or(0));
+        self.clients != beacon.clients
+            || self.region != beacon.origin.region
+            || old.abs_diff(new) > 20 + old / 2
     }
 }
 
@@ -99,17 +121,20 @@ fn patience(beacon: &Beacon) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Origin;
+    use crate::event::{Origin, Sequence};
 
     fn beacon(instance: &str, started: i64, number: u64) -> Beacon {
         Beacon {
             origin: Origin { instance: instance.into(), region: "ams".into() },
-            started,
-            number,
-            clients: 1,
+            sequence: Sequence { started, ..Sequence::default() },
+            beat: number,
+            clients: usize::try_from(number).unwrap(),
             round_trip_ms: None,
             interval_ms: 1_000,
+            asking: false,
             leaving: false,
+            given_up: Vec::new(),
+            heard: Vec::new(),
         }
     }
 
@@ -120,9 +145,13 @@ mod tests {
         assert_eq!(fleet.hear(beacon("a", 1, 1), now), Change::Members);
         assert_eq!(fleet.hear(beacon("a", 1, 2), now), Change::Figures);
         assert_eq!(fleet.hear(beacon("a", 1, 2), now), Change::Nothing, "delivered twice");
+        let same = Beacon { clients: 2, round_trip_ms: Some(9), ..beacon("a", 1, 3) };
+        assert_eq!(fleet.hear(same, now), Change::Nothing, "nothing that anyone would call news");
         assert_eq!(fleet.hear(beacon("a", 2, 1), now), Change::Figures, "restarted");
-        let last = Beacon { leaving: true, ..beacon("a", 2, 2) };
+        let last = Beacon { leaving: true, ..beacon("a", 2, 3) };
         assert_eq!(fleet.hear(last, now), Change::Members);
+        assert!(fleet.is_empty());
+        assert_eq!(fleet.hear(beacon("a", 2, 2), now), Change::Nothing, "delivered late");
         assert!(fleet.is_empty());
     }
 

@@ -1,5 +1,9 @@
 //! What this VM remembers of the topic: a bounded window of events for those who were away, and
 //! the ids that it has already passed on.
+//!
+//! The window is kept in pages. A full page's events are joined once, as they stand in a
+//! `refresh-store`, and shared by all who ask: when thousands of sockets come back at once, each
+//! costs a few references, not a copy of the history.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{HashSet, VecDeque};
@@ -8,26 +12,37 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::clock;
+use crate::clock::{self, micros};
 use crate::config::HistoryLimits;
-use crate::cursor::OVERLAP;
 
-/// Ids remembered at most: the window's, and as many more as fit in about 1 MiB.
-const MAX_SEEN: usize = 65_536;
+/// Events of one page.
+const PAGE: usize = 64;
+
+/// Ids remembered at least; as many fit in about 3 MiB. They are for clients that repeat themselves:
+/// what the topic repeats is known by its number.
+const LEAST_SEEN: usize = 65_536;
 
 /// What one remembered event takes beside its bytes, so that the bound holds for small ones too.
 const OVERHEAD: usize = 64;
 
 pub struct History {
     limits: HistoryLimits,
-    /// Ordered by the topic's time.
-    events: VecDeque<Remembered>,
+    /// In the order of the topic's time, and so the events of each; none is empty.
+    pages: VecDeque<Page>,
+    events: usize,
     bytes: usize,
     /// Everything published at or after this is here, in µs of the topic's clock.
     reaches: i64,
     /// Why it does not reach further.
     reason: Missing,
     seen: Seen,
+}
+
+#[derive(Default)]
+struct Page {
+    events: VecDeque<Remembered>,
+    /// All of them, with commas between.
+    joined: Option<Bytes>,
 }
 
 struct Remembered {
@@ -40,15 +55,25 @@ struct Remembered {
 pub enum Missing {
     TooOld,
     TooMany,
+    /// It did not come, though others heard it.
+    Gap,
 }
 
 /// What a client missed.
 #[derive(Debug)]
 pub struct CatchUp {
-    /// The events as they went out, oldest first.
-    pub events: Vec<Bytes>,
-    /// None: all of it. Else why not, and from when on it is all there (µs).
-    pub missing: Option<(Missing, i64)>,
+    /// The events as they went out, oldest first; each part one or more, with commas between.
+    pub parts: Vec<Bytes>,
+    /// None: that is all of it. Else what is not there.
+    pub missing: Option<Hole>,
+}
+
+/// What is missing, and when it was published (µs). From None: since nobody knows when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hole {
+    pub reason: Missing,
+    pub from: Option<i64>,
+    pub to: i64,
 }
 
 impl History {
@@ -56,85 +81,159 @@ impl History {
         let reaches = clock::now_micros() - micros(limits.age);
         Self {
             limits,
-            events: VecDeque::new(),
+            pages: VecDeque::new(),
+            events: 0,
             bytes: 0,
             reaches,
             reason: Missing::TooOld,
-            seen: Seen::default(),
+            seen: Seen::new(LEAST_SEEN.max(2 * limits.events)),
         }
     }
 
     /// Notes an event's id; false when it was noted before, which makes it a duplicate.
     pub fn first_sight(&mut self, id: &str) -> bool {
-        let oldest = clock::now_micros() - micros(self.limits.age);
-        self.seen.insert(id, oldest)
+        self.seen.insert(id, clock::now_micros() - micros(self.limits.age))
     }
 
     /// Keeps an event that was published at `at`, as it is told to sockets.
     pub fn push(&mut self, at: i64, payload: Bytes) {
         self.bytes += payload.len() + OVERHEAD;
+        self.events += 1;
         // Nearly always at the end: deliveries are out of order by moments only.
-        let behind = self.events.iter().rev().take_while(|event| event.at > at).count();
-        self.events.insert(self.events.len() - behind, Remembered { at, payload });
+        let later = self.pages.iter().rev().take_while(|page| page.begins() > at).count();
+        let mut index = (self.pages.len() - later).saturating_sub(1);
+        let is_last = index + 1 >= self.pages.len();
+        match self.pages.get(index) {
+            None => self.pages.push_back(Page::default()),
+            Some(page) if page.events.len() >= PAGE && is_last && page.ends() <= at => {
+                index += 1;
+                self.pages.push_back(Page::default());
+            }
+            Some(page) if page.events.len() >= 2 * PAGE => {
+                let rest = self.pages[index].events.split_off(PAGE);
+                self.pages[index].joined = None;
+                self.pages.insert(index + 1, Page { events: rest, joined: None });
+                index += usize::from(self.pages[index + 1].begins() <= at);
+            }
+            Some(_) => {}
+        }
+        self.pages[index].insert(at, payload);
         self.trim();
     }
 
     fn trim(&mut self) {
         let oldest = clock::now_micros() - micros(self.limits.age);
-        while let Some(first) = self.events.front() {
+        while let Some(page) = self.pages.front_mut() {
+            let Some(first) = page.events.front() else {
+                self.pages.pop_front();
+                continue;
+            };
             let reason = if first.at < oldest {
                 Missing::TooOld
-            } else if self.events.len() > self.limits.events || self.bytes > self.limits.bytes {
+            } else if self.events > self.limits.events || self.bytes > self.limits.bytes {
                 Missing::TooMany
             } else {
                 break;
             };
             self.bytes -= first.payload.len() + OVERHEAD;
-            self.reaches = self.reaches.max(first.at + 1);
-            self.reason = reason;
-            self.events.pop_front();
+            self.events -= 1;
+            if first.at >= self.reaches {
+                self.reaches = first.at + 1;
+                self.reason = reason;
+            }
+            page.events.pop_front();
+            page.joined = None;
         }
-        if oldest > self.reaches {
-            self.reaches = oldest;
+    }
+
+    /// What was published before `at` (µs) may have been missed.
+    pub fn miss(&mut self, at: i64) {
+        if at > self.reaches {
+            self.reaches = at;
             self.reason = Missing::TooOld;
         }
     }
 
-    /// All since `since` (µs), and a little more; all there is without it.
-    pub fn since(&mut self, since: Option<i64>) -> CatchUp {
+    /// All since `since` (µs); all there is without it. `overlap` is what comes before it all the
+    /// same, since VMs hear in different orders.
+    pub fn since(&mut self, since: Option<i64>, overlap: Duration) -> CatchUp {
         self.trim();
-        let from = since.map_or(i64::MIN, |since| since.saturating_sub(micros(OVERLAP)));
-        let start = self.events.partition_point(|event| event.at < from);
-        let events = self.events.range(start..).map(|event| event.payload.clone()).collect();
-        let missing = since.filter(|since| *since < self.reaches).map(|_| (self.reason, self.reaches));
-        CatchUp { events, missing }
+        let from = since.map_or(i64::MIN, |since| since.saturating_sub(micros(overlap)));
+        let parts = self.pages.iter_mut().filter_map(|page| page.since(from)).collect();
+        let missing = since.filter(|since| *since < self.reaches);
+        let hole = |since| Hole { reason: self.reason, from: Some(since), to: self.reaches };
+        CatchUp { parts, missing: missing.map(hole) }
+    }
+
+    /// Everything published at or after this is here (µs).
+    pub fn reaches(&self) -> i64 {
+        self.reaches
     }
 
     pub fn len(&self) -> usize {
-        self.events.len()
+        self.events
     }
 
     pub fn is_empty(&self) -> bool {
-        self.events.is_empty()
+        self.events == 0
     }
 }
 
-fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+impl Page {
+    fn begins(&self) -> i64 {
+        self.events.front().map_or(i64::MIN, |event| event.at)
+    }
+
+    fn ends(&self) -> i64 {
+        self.events.back().map_or(i64::MIN, |event| event.at)
+    }
+
+    fn insert(&mut self, at: i64, payload: Bytes) {
+        let index = self.events.partition_point(|event| event.at <= at);
+        self.events.insert(index, Remembered { at, payload });
+        self.joined = None;
+    }
+
+    fn since(&mut self, from: i64) -> Option<Bytes> {
+        if self.ends() < from {
+            return None;
+        }
+        if self.begins() >= from {
+            return Some(self.joined.get_or_insert_with(|| join(self.events.iter())).clone());
+        }
+        let start = self.events.partition_point(|event| event.at < from);
+        Some(join(self.events.range(start..)))
+    }
+}
+
+fn join<'a>(events: impl Iterator<Item = &'a Remembered> + Clone) -> Bytes {
+    let length = events.clone().map(|event| event.payload.len() + 1).sum();
+    let mut joined = Vec::with_capacity(length);
+    for event in events {
+        if !joined.is_empty() {
+            joined.push(b',');
+        }
+        joined.extend_from_slice(&event.payload);
+    }
+    joined.into()
 }
 
 /// The ids of the window, as 64-bit hashes with a key of this process: a quarter of the memory,
 /// and nobody outside can make two ids collide.
-#[derive(Default)]
 struct Seen {
+    most: usize,
     key: RandomState,
     hashes: HashSet<u64>,
     by_age: VecDeque<(i64, u64)>,
 }
 
 impl Seen {
+    fn new(most: usize) -> Self {
+        Self { most, key: RandomState::new(), hashes: HashSet::new(), by_age: VecDeque::new() }
+    }
+
     fn insert(&mut self, id: &str, oldest: i64) -> bool {
-        while self.by_age.front().is_some_and(|(at, _)| *at < oldest) || self.by_age.len() >= MAX_SEEN {
+        while self.by_age.front().is_some_and(|(at, _)| *at < oldest) || self.by_age.len() >= self.most {
             let Some((_, hash)) = self.by_age.pop_front() else { break };
             self.hashes.remove(&hash);
         }
@@ -155,11 +254,13 @@ mod tests {
         History::new(HistoryLimits { age: Duration::from_secs(3600), events, bytes })
     }
 
-    fn texts(catch_up: &CatchUp) -> Vec<&str> {
-        catch_up.events.iter().map(|event| std::str::from_utf8(event).unwrap()).collect()
+    fn texts(catch_up: &CatchUp) -> Vec<String> {
+        let parts: Vec<_> = catch_up.parts.iter().map(|part| std::str::from_utf8(part).unwrap()).collect();
+        parts.join(",").split(',').filter(|text| !text.is_empty()).map(str::to_owned).collect()
     }
 
     const SECOND: i64 = 1_000_000;
+    const OVERLAP: Duration = Duration::from_secs(60);
 
     #[test]
     fn late_arrivals_take_their_place() {
@@ -168,7 +269,24 @@ mod tests {
         for (at, text) in [(1, "a"), (3, "c"), (2, "b")] {
             history.push(now + at, Bytes::from_static(text.as_bytes()));
         }
-        assert_eq!(texts(&history.since(None)), ["a", "b", "c"]);
+        assert_eq!(texts(&history.since(None, OVERLAP)), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn any_order_over_many_pages_comes_out_sorted() {
+        let mut history = history(10_000, 1 << 24);
+        let now = clock::now_micros();
+        // 7 and 2,003 have no common factor: every number once, far out of order.
+        for step in 0..2_003_i64 {
+            let at = step * 7 % 2_003;
+            history.push(now + at, Bytes::from(format!("{at:04}")));
+            // Joined pages must not stay when something is put between.
+            history.since(None, OVERLAP);
+        }
+        let expected: Vec<_> = (0..2_003).map(|at| format!("{at:04}")).collect();
+        assert_eq!(texts(&history.since(None, OVERLAP)), expected);
+        assert_eq!(texts(&history.since(Some(now + 1_500), Duration::ZERO)), expected[1_500..]);
+        assert_eq!(history.pages.iter().map(|page| page.events.len()).sum::<usize>(), history.len());
     }
 
     #[test]
@@ -178,14 +296,28 @@ mod tests {
         for (at, text) in [(-300, "a"), (-200, "b"), (-100, "c")] {
             history.push(now + at * SECOND, Bytes::from_static(text.as_bytes()));
         }
-        let all = history.since(None);
+        let all = history.since(None, OVERLAP);
         assert_eq!(texts(&all), ["b", "c"]);
         assert_eq!(all.missing, None, "who names no cursor misses nothing");
-        let early = history.since(Some(now - 400 * SECOND));
-        assert_eq!(early.missing, Some((Missing::TooMany, now - 300 * SECOND + 1)));
-        let late = history.since(Some(now - 110 * SECOND));
+        let since = now - 400 * SECOND;
+        let early = history.since(Some(since), OVERLAP);
+        let hole = Hole { reason: Missing::TooMany, from: Some(since), to: now - 300 * SECOND + 1 };
+        assert_eq!(early.missing, Some(hole));
+        let late = history.since(Some(now - 110 * SECOND), OVERLAP);
         assert_eq!(texts(&late), ["c"]);
         assert_eq!(late.missing, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_alone_takes_nothing_away_that_was_there() {
+        let mut history = history(2, 1 << 20);
+        let cursor = clock::now_micros();
+        tokio::time::advance(Duration::from_secs(7_200)).await;
+        assert_eq!(history.since(Some(cursor), OVERLAP).missing, None, "nothing came in two hours");
+        history.push(clock::now_micros(), Bytes::from_static(b"a"));
+        tokio::time::advance(Duration::from_secs(3_601)).await;
+        let missing = history.since(Some(cursor), OVERLAP).missing.unwrap();
+        assert_eq!(missing.reason, Missing::TooOld);
     }
 
     #[test]
@@ -206,7 +338,20 @@ mod tests {
         let now = clock::now_micros();
         history.push(now - 59 * SECOND, Bytes::from_static(b"just before"));
         history.push(now - 61 * SECOND, Bytes::from_static(b"long before"));
-        assert_eq!(texts(&history.since(Some(now))), ["just before"]);
+        assert_eq!(texts(&history.since(Some(now), OVERLAP)), ["just before"]);
+    }
+
+    #[test]
+    fn those_who_come_together_share_the_pages() {
+        let mut history = history(1_000, 1 << 20);
+        let now = clock::now_micros();
+        for at in 0..1_000 {
+            history.push(now + at, Bytes::from_static(b"0123456789"));
+        }
+        let (one, other) = (history.since(None, OVERLAP), history.since(None, OVERLAP));
+        assert!(one.parts.len() <= 1_000 / PAGE + 1, "{} parts", one.parts.len());
+        let same = one.parts.iter().zip(&other.parts).all(|(one, other)| one.as_ptr() == other.as_ptr());
+        assert!(same);
     }
 
     #[test]
@@ -214,10 +359,10 @@ mod tests {
         let mut history = history(10, 1 << 20);
         assert!(history.first_sight("a"));
         assert!(!history.first_sight("a"));
-        for number in 0..2 * MAX_SEEN {
+        for number in 0..2 * LEAST_SEEN {
             history.first_sight(&number.to_string());
         }
-        assert_eq!(history.seen.hashes.len(), MAX_SEEN);
-        assert_eq!(history.seen.by_age.len(), MAX_SEEN);
+        assert_eq!(history.seen.hashes.len(), LEAST_SEEN);
+        assert_eq!(history.seen.by_age.len(), LEAST_SEEN);
     }
 }

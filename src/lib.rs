@@ -2,8 +2,9 @@
 //!
 //! The modules, in reading order: a [`vm`] lives by its [`config`] and [`identity`]. It joins a
 //! [`bus`], on which all VMs tell one another [`event`]s; [`path`] keeps that way alive and
-//! [`health`] says whether it is. The [`relay`] puts what clients send on the bus, and passes what
-//! the bus brings to the sockets in its [`hub`], with [`history`] and [`fleet`] as its memory.
+//! [`health`] says whether it is. The [`relay`] gives what clients send to [`publishing`], which
+//! does not let go before the bus has it, and passes what the bus brings to the sockets in its
+//! [`hub`]. Its memory are the [`history`], the [`fleet`], and the [`ledger`] of what is missing.
 //! Clients come in by [`http`] and stay as a [`socket`] each; what is said there is in [`wire`].
 
 pub mod vm;
@@ -15,11 +16,13 @@ pub mod bus;
 pub mod event;
 pub mod health;
 pub mod path;
+pub mod publishing;
 
 pub mod cursor;
 pub mod fleet;
 pub mod history;
 pub mod hub;
+pub mod ledger;
 pub mod relay;
 
 pub mod frame;

@@ -1,6 +1,7 @@
 //! The process: read the settings, set up, run the VM, and end with a code that tells how it went.
 
 use std::fmt::Write as _;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
@@ -66,12 +67,8 @@ async fn live(config: Config, wanted: usize) -> Result<ExitCode, ExitCode> {
     let signals =
         Signals::catch().map_err(|error| fail(UNAVAILABLE, &format!("signals can't be caught: {error}")))?;
     let address = SocketAddr::new(config.host, config.port);
-    let listener = TcpListener::bind(address).await.map_err(|error| {
-        fail(
-            UNAVAILABLE,
-            &format!("PORT={}: can't listen on {address}: {error}; set PORT to a free one", config.port),
-        )
-    })?;
+    let listener =
+        TcpListener::bind(address).await.map_err(|error| fail(UNAVAILABLE, &unbound(&config, &error)))?;
     let address = listener.local_addr().unwrap_or(address);
     let bus = vm::bus(&config).await.map_err(|error: ConfigError| fail(CONFIG, &error.to_string()))?;
     info!(
@@ -89,6 +86,20 @@ async fn live(config: Config, wanted: usize) -> Result<ExitCode, ExitCode> {
     match vm::run(listener, config, bus, signals.shutdown()).await {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(vm::Broken) => Err(fail(SOFTWARE, "a task has ended that must not; the log says more")),
+    }
+}
+
+/// Why it can't listen, by the variable that is at fault.
+fn unbound(config: &Config, error: &io::Error) -> String {
+    let Config { host, port, .. } = config;
+    match error.kind() {
+        ErrorKind::AddrNotAvailable => {
+            format!("HOST={host}: {error}; expected an address of this machine, or 0.0.0.0 for all of them")
+        }
+        ErrorKind::PermissionDenied => {
+            format!("PORT={port}: {error}; ports below 1024 are for root, set PORT to a higher one")
+        }
+        _ => format!("PORT={port}: can't listen on {host}: {error}; set PORT to a free one"),
     }
 }
 

@@ -35,6 +35,9 @@ pub struct Metrics {
     pub fleet: Gauge,
     pub duplicates: Counter,
     pub undecodable: Counter,
+    pub holes: Counter,
+    pub lost: Counter,
+    pub seeks: Counter,
     pub publish_errors: Counter,
     pub round_trip: Histogram,
     publish_seconds: Histogram,
@@ -65,6 +68,9 @@ impl Metrics {
             fleet: Gauge::<i64, _>::default(),
             duplicates: Counter::<u64, AtomicU64>::default(),
             undecodable: Counter::default(),
+            holes: Counter::default(),
+            lost: Counter::default(),
+            seeks: Counter::default(),
             publish_errors: Counter::default(),
             round_trip: seconds(),
             publish_seconds: seconds(),
@@ -85,6 +91,9 @@ impl Metrics {
             metrics.duplicates.clone(),
         );
         registry.register("undecodable", "Messages on the topic not understood", metrics.undecodable.clone());
+        registry.register("holes", "Times that events of a VM were overdue", metrics.holes.clone());
+        registry.register("events_lost", "Events given up after searching", metrics.lost.clone());
+        registry.register("seeks", "Times the topic was asked to bring events again", metrics.seeks.clone());
         registry.register(
             "publish_errors",
             "Messages that the topic did not take",

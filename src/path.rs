@@ -6,21 +6,22 @@
 //! when that does not come back, the path is made anew, connections and subscription too.
 
 use std::pin::pin;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::select;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::bus::{Inbox, Join, Message};
 use crate::clock::{self, Backoff};
 use crate::event::{Beacon, Told};
+use crate::health::Phase;
 use crate::relay::Relay;
 
-/// How often beacons, silence and the fleet are looked at.
-const TICK: Duration = Duration::from_millis(250);
+/// How often beacons, silence, holes and the fleet are looked at.
+const TICK: Duration = Duration::from_millis(50);
 
 /// How long a beacon may take while nothing else comes either.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,6 +37,12 @@ const REPEAT: Duration = Duration::from_secs(1);
 /// A change in the number of sockets is told at most so often.
 const EARLY: Duration = Duration::from_secs(2);
 
+/// A proven path is of use after this, though something is still missing: that is told then.
+const CATCH_UP: Duration = Duration::from_secs(10);
+
+/// About so many VMs answer one that asks for beacons, however large the fleet.
+const ANSWERS: f64 = 20.0;
+
 /// A join under way when the VM is to leave gets so long to end, or it might create the
 /// subscription after its deletion.
 const LAST_JOIN: Duration = Duration::from_millis(700);
@@ -43,20 +50,21 @@ const LAST_JOIN: Duration = Duration::from_millis(700);
 /// Runs until `stop`.
 pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
     let mut path = Path {
-        beacons: 0,
+        beats: 0,
         last: None,
         awaited: None,
         round_trip: None,
-        started: clock::now_millis(),
+        joined: Joined::new(),
         begun: Instant::now(),
-        backoff: Backoff::new(Duration::from_millis(500), Duration::from_secs(30)),
+        lost: None,
+        trouble: Arc::default(),
+        backoff: Backoff::new(Duration::from_millis(500), Duration::from_secs(15)),
         relay,
     };
     let mut how = Join::Resume;
-    let mut told = false;
     while !stop.is_cancelled() {
         let bus = path.relay.bus.clone();
-        let mut joining = pin!(bus.join(how));
+        let mut joining = pin!(bus.join(how, path.relay.missed_since()));
         let joined = select! {
             joined = &mut joining => joined,
             () = stop.cancelled() => {
@@ -74,11 +82,11 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
             },
             Err(error) => error.to_string(),
         };
-        let news = path.relay.health.unreachable(broken.clone());
+        path.relay.health.unreachable(broken.clone());
         let wait = path.backoff.wait();
-        if news || !told {
+        if path.lost.is_none() {
+            path.lost = Some(Instant::now());
             warn!(reason = broken, "no way through the topic; trying again until there is");
-            told = true;
         } else {
             debug!(reason = broken, ?wait, "still no way through the topic");
         }
@@ -91,26 +99,49 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
 
 struct Path {
     relay: Arc<Relay>,
-    /// When this process started, in ms since the epoch.
-    started: i64,
     begun: Instant,
     /// Beacons sent so far: the last one's number.
-    beacons: u64,
+    beats: u64,
     /// When the last one was sent, and the count of sockets that it told.
     last: Option<(Instant, usize)>,
     /// The oldest one that is to come round.
     awaited: Option<Awaited>,
     round_trip: Option<Duration>,
+    joined: Joined,
+    /// When the way was lost that was there, or never was.
+    lost: Option<Instant>,
+    /// What the topic last said to a beacon that it did not take.
+    trouble: Arc<Mutex<Option<String>>>,
     backoff: Backoff,
 }
 
 #[derive(Clone, Copy)]
 struct Awaited {
-    number: u64,
+    beat: u64,
     sent: Instant,
     /// When to send another, and how long to wait after that.
     repeat: Instant,
     next: Duration,
+}
+
+/// How far the latest join has come.
+struct Joined {
+    since: Instant,
+    /// The same, in µs since the epoch: older messages are of the backlog.
+    at: i64,
+    /// When the last one of the backlog came.
+    backlog: Instant,
+    /// An own beacon has come round.
+    proven: bool,
+    /// Somebody asks for a beacon.
+    asked: bool,
+}
+
+impl Joined {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { since: now, at: clock::now_micros(), backlog: now, proven: false, asked: false }
+    }
 }
 
 impl Path {
@@ -118,6 +149,8 @@ impl Path {
     async fn carry(&mut self, mut inbox: Inbox) -> (String, Join) {
         self.last = None;
         self.awaited = None;
+        self.joined = Joined::new();
+        self.relay.rejoined();
         let mut heard = Instant::now();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -132,22 +165,41 @@ impl Path {
                         if let Some(why) = self.overdue(heard) {
                             return (why, Join::Afresh);
                         }
-                        if self.is_due(heard) {
-                            self.send();
-                        }
-                        self.relay.tend_fleet();
+                        self.tend(heard);
                     }
                 }
             };
             match delivery {
                 Ok(delivery) => {
                     heard = Instant::now();
-                    if let Some(beacon) = self.relay.receive(delivery) {
-                        self.came_round(&beacon);
+                    let is_old = delivery.published_at < self.joined.at;
+                    if is_old {
+                        self.joined.backlog = heard;
                     }
+                    if let Some(beacon) = self.relay.receive(delivery) {
+                        self.hear(&beacon, is_old);
+                    }
+                    self.settle();
                 }
                 Err(error) => return (error.to_string(), Join::Resume),
             }
+        }
+    }
+
+    fn tend(&mut self, heard: Instant) {
+        if self.is_due(heard) {
+            self.send();
+        }
+        self.settle();
+        self.relay.tend_fleet();
+        if let Some(since) = self.relay.tend_ledger() {
+            let relay = Arc::clone(&self.relay);
+            relay.metrics.seeks.inc();
+            tokio::spawn(async move {
+                if let Err(error) = relay.bus.seek(since).await {
+                    debug!(%error, "the topic can't be asked again now");
+                }
+            });
         }
     }
 
@@ -156,94 +208,131 @@ impl Path {
         let Awaited { sent, .. } = self.awaited?;
         let silent = sent.elapsed().min(heard.elapsed());
         let dead = silent > PATIENCE || sent.elapsed() > BACKLOG_PATIENCE;
-        dead.then(|| format!("the beacon sent {:.1?} ago has not come back", sent.elapsed()))
+        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take();
+        dead.then(|| {
+            let why = trouble.map_or(String::new(), |why| format!("; {why}"));
+            format!("the beacon sent {:.0?} ago has not come back{why}", sent.elapsed())
+        })
     }
 
     fn is_due(&self, heard: Instant) -> bool {
         let Some((sent, clients)) = self.last else { return true };
-        let early = self.spacing().max(EARLY);
+        if self.joined.asked && sent.elapsed() >= 2 * TICK {
+            return true;
+        }
+        let early = self.relay.with_fleet(|fleet| Duration::from_secs(fleet.len() as u64)).max(EARLY);
         let silence = match self.awaited {
             Some(awaited) => awaited.repeat <= Instant::now(),
-            None => heard.elapsed() > self.relay.config.beacon_interval,
+            // A publication that failed asks whether the way back is dead as well.
+            None => {
+                heard.elapsed() > self.relay.config.beacon_interval || self.relay.publishing.had_trouble()
+            }
         };
         silence
-            || sent.elapsed() >= self.interval()
+            || sent.elapsed() >= self.relay.own_beacon_interval()
             || (sent.elapsed() >= early && self.relay.clients() != clients)
     }
 
-    /// Beacons cost the square of the fleet: each VM is to hear about one a second at most.
-    fn spacing(&self) -> Duration {
-        let fleet = self.relay.with_fleet(|fleet| fleet.len());
-        Duration::from_secs(fleet as u64)
-    }
-
-    fn interval(&self) -> Duration {
-        self.spacing().max(self.relay.config.beacon_interval)
-    }
-
     fn send(&mut self) {
-        self.beacons += 1;
+        self.beats += 1;
+        self.joined.asked = false;
         let clients = self.relay.clients();
-        let beacon = self.beacon(clients);
+        let given_up = self.relay.publishing.given_up();
+        let beacon = Beacon {
+            clients,
+            round_trip_ms: self.round_trip.map(|trip| u64::try_from(trip.as_millis()).unwrap_or(u64::MAX)),
+            beat: self.beats,
+            asking: !self.joined.proven,
+            given_up: given_up.clone(),
+            heard: self.relay.vouch(),
+            ..beacon(&self.relay)
+        };
         let now = Instant::now();
         self.last = Some((now, clients));
         self.awaited = Some(match self.awaited {
-            None => Awaited { number: self.beacons, sent: now, repeat: now + REPEAT, next: 2 * REPEAT },
+            None => Awaited { beat: self.beats, sent: now, repeat: now + REPEAT, next: 2 * REPEAT },
             Some(awaited) => Awaited { repeat: now + awaited.next, next: 2 * awaited.next, ..awaited },
         });
         let confirmed = self.relay.bus.publish(Message { data: Told::Beacon(beacon).encode(), to: None });
         let relay = Arc::clone(&self.relay);
+        let trouble = Arc::clone(&self.trouble);
         tokio::spawn(async move {
-            if let Err(error) = confirmed.await {
-                relay.metrics.publish_errors.inc();
-                debug!(%error, "beacon not published");
+            match confirmed.await {
+                Ok(()) => relay.publishing.told(&given_up),
+                Err(error) => {
+                    relay.metrics.publish_errors.inc();
+                    debug!(%error, "beacon not published");
+                    *trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+                }
             }
         });
     }
 
-    fn beacon(&self, clients: usize) -> Beacon {
-        Beacon {
-            origin: self.relay.origin(),
-            started: self.started,
-            number: self.beacons,
-            clients,
-            round_trip_ms: self.round_trip.map(|trip| u64::try_from(trip.as_millis()).unwrap_or(u64::MAX)),
-            interval_ms: u64::try_from(self.interval().as_millis()).unwrap_or(u64::MAX),
-            leaving: false,
+    fn hear(&mut self, beacon: &Beacon, is_old: bool) {
+        let own = *beacon.origin.instance == **self.relay.identity().instance();
+        if own {
+            self.came_round(beacon);
+        } else if beacon.asking && !is_old {
+            let fleet = self.relay.with_fleet(|fleet| fleet.len());
+            self.joined.asked |= clock::random_share() < ANSWERS / fleet as f64;
         }
     }
 
     fn came_round(&mut self, beacon: &Beacon) {
-        let Some(Awaited { number, sent, .. }) = self.awaited else { return };
+        let Some(Awaited { beat, sent, .. }) = self.awaited else { return };
         // A later one proves the path as well; an earlier process's proves nothing.
-        if beacon.started != self.started || beacon.number < number {
+        if beacon.sequence.started != self.relay.publishing.settled().started || beacon.beat < beat {
             return;
         }
         self.awaited = None;
+        self.joined.proven = true;
         self.backoff.reset();
-        if beacon.number == number {
+        if beacon.beat == beat {
             self.round_trip = Some(sent.elapsed());
             self.relay.metrics.round_trip.observe(sent.elapsed().as_secs_f64());
         }
-        if self.relay.health.ready() {
-            let after_ms = self.begun.elapsed().as_millis();
-            let history = self.relay.history_len();
-            info!(round_trip = ?sent.elapsed(), after_ms, history, "ready");
+    }
+
+    /// Ready when the way is proven and what was missed is in, or will hardly come any more.
+    fn settle(&mut self) {
+        if !self.joined.proven || self.relay.health.phase() == Phase::Ready {
+            return;
         }
+        let whole = self.joined.backlog.elapsed() >= self.relay.bus.quiet() && self.relay.is_whole();
+        if !whole && self.joined.since.elapsed() < CATCH_UP {
+            return;
+        }
+        if self.relay.health.ready() {
+            let history = self.relay.history_len();
+            let round_trip = self.round_trip;
+            match self.lost.take() {
+                Some(lost) => info!(?round_trip, down = ?lost.elapsed(), history, whole, "ready again"),
+                None => info!(?round_trip, after = ?self.begun.elapsed(), history, whole, "ready"),
+            }
+        }
+    }
+}
+
+/// What every beacon of this VM tells.
+fn beacon(relay: &Relay) -> Beacon {
+    Beacon {
+        origin: relay.origin(),
+        sequence: relay.publishing.settled(),
+        beat: u64::MAX,
+        clients: 0,
+        round_trip_ms: None,
+        interval_ms: u64::try_from(relay.own_beacon_interval().as_millis()).unwrap_or(u64::MAX),
+        asking: false,
+        leaving: false,
+        given_up: Vec::new(),
+        heard: Vec::new(),
     }
 }
 
 /// Tells the others that this VM goes. They find out by themselves if this is lost.
 pub fn farewell(relay: &Relay) -> impl Future<Output = ()> + Send + use<> {
-    let beacon = Beacon {
-        origin: relay.origin(),
-        started: clock::now_millis(),
-        number: u64::MAX,
-        clients: 0,
-        round_trip_ms: None,
-        interval_ms: 60_000,
-        leaving: true,
-    };
+    let given_up = relay.publishing.given_up();
+    let beacon = Beacon { leaving: true, given_up, ..beacon(relay) };
     let confirmed = relay.bus.publish(Message { data: Told::Beacon(beacon).encode(), to: None });
     async move {
         let _ = confirmed.await;

@@ -5,24 +5,26 @@
 //! joins between two events: what is not in its `refresh-store` comes after it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio_util::task::TaskTracker;
+use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-use crate::bus::{Bus, Delivery, Message};
-use crate::clock;
+use crate::bus::{Bus, BusError, Delivery};
+use crate::clock::{self, micros};
 use crate::config::Config;
-use crate::cursor::Cursor;
-use crate::event::{Beacon, Event, Kind, Origin, Told};
+use crate::cursor::{BadCursor, Cursor, OVERLAP};
+use crate::event::{Beacon, Event, Heard, Kind, Origin, Sequence, Told};
 use crate::fleet::{Change, Fleet};
 use crate::health::{Health, Phase};
-use crate::history::History;
+use crate::history::{CatchUp, History, Hole, Missing};
 use crate::hub::{Hub, Outbox};
 use crate::identity::Identity;
+use crate::ledger::Ledger;
 use crate::metrics::Metrics;
+use crate::publishing::Publishing;
 use crate::wire::request::{Body, Request};
 use crate::wire::{Close, CloseCode, ErrorCode, reply};
 
@@ -35,13 +37,15 @@ const FLEET_FRAMES: usize = 1_000;
 /// At least so long between two fleet frames.
 const FLEET_SPACING: Duration = Duration::from_secs(1);
 
+/// How finely the closing of all sockets is spread.
+const STEP: Duration = Duration::from_millis(20);
+
 pub struct Relay {
     pub config: Config,
     pub health: Health,
     pub metrics: Metrics,
     pub bus: Bus,
-    /// What is accepted and not confirmed yet.
-    pub publishing: TaskTracker,
+    pub publishing: Publishing,
     // A std mutex: held for one pass over plain data, never over an await.
     state: Mutex<State>,
 }
@@ -50,8 +54,9 @@ struct State {
     history: History,
     hub: Hub,
     fleet: Fleet,
+    ledger: Ledger,
     /// The newest place in the topic that this VM has seen, in µs.
-    latest: i64,
+    latest: Option<i64>,
     fleet_news: Change,
     fleet_told: Instant,
 }
@@ -68,13 +73,14 @@ impl Relay {
         Self {
             health: Health::default(),
             metrics: Metrics::new(config.identity.clone()),
+            publishing: Publishing::new(bus.clone(), config.history.age),
             bus,
-            publishing: TaskTracker::new(),
             state: Mutex::new(State {
                 history: History::new(config.history),
                 hub: Hub::default(),
                 fleet: Fleet::default(),
-                latest: clock::now_micros(),
+                ledger: Ledger::new(clock::now_micros() - micros(config.history.age)),
+                latest: None,
                 fleet_news: Change::Nothing,
                 fleet_told: Instant::now(),
             }),
@@ -93,11 +99,10 @@ impl Relay {
             format!("{}@{}", Uuid::new_v4().simple(), self.identity().instance()).into();
         let outbox = Arc::new(Outbox::new(self.config.limits.outbox_bytes));
         let since = since.map(|since| Cursor::parse(since, self.bus.tag()));
-        let from = since.and_then(|since| since.ok()).map(|cursor| cursor.at);
 
         let mut state = self.state();
-        let catch_up = state.history.since(from);
-        let cursor = self.cursor(state.latest);
+        let catch_up = self.catch_up(&mut state, since);
+        let cursor = self.cursor(&state, state.latest.unwrap_or_else(clock::now_micros));
         let fleet = reply::fleet(&state.fleet);
         state.hub.join(Arc::clone(&client_id), Arc::clone(&outbox));
         self.metrics.connections.set(state.hub.len() as i64);
@@ -113,6 +118,24 @@ impl Relay {
             greeting.push(error.into_bytes());
         }
         (Member { relay: Arc::clone(self), client_id, outbox }, greeting)
+    }
+
+    /// What a client missed, and whether that is provably all of it.
+    fn catch_up(&self, state: &mut State, since: Option<Result<Cursor, BadCursor>>) -> CatchUp {
+        // A cursor may have been given by a VM that learned of a hole one beacon later.
+        let overlap = OVERLAP.max(2 * self.beacon_interval(&state.fleet));
+        state.history.miss(state.ledger.reaches());
+        let reaches = state.history.reaches();
+        let from = since.and_then(|since| since.ok()).map(|cursor| cursor.at);
+        let mut catch_up = state.history.since(from, overlap);
+        let unknown = || Hole { reason: Missing::TooOld, from: None, to: reaches };
+        let gap = |(from, to)| Hole { reason: Missing::Gap, from: Some(from), to };
+        let asked_from = from.map_or(reaches, |from| from.saturating_sub(micros(overlap)));
+        catch_up.missing = catch_up
+            .missing
+            .or_else(|| matches!(since, Some(Err(_))).then(unknown))
+            .or_else(|| state.ledger.missing(asked_from).map(gap));
+        catch_up
     }
 
     /// Does what a client's message asks.
@@ -131,6 +154,7 @@ impl Relay {
                     data,
                     timestamp: clock::now_millis(),
                     origin: self.origin(),
+                    sequence: Sequence::default(),
                 };
                 self.publish(event, id, Arc::clone(&member.outbox));
             }
@@ -151,10 +175,8 @@ impl Relay {
         }
         let event_id = event.id.clone();
         let begun = Instant::now();
-        let confirmed = self.bus.publish(Message { data: Told::Event(event).encode(), to: None });
         let relay = Arc::clone(self);
-        self.publishing.spawn(async move {
-            let confirmed = confirmed.await;
+        self.publishing.publish(event, move |confirmed: Result<(), BusError>| {
             relay.metrics.published(begun.elapsed(), confirmed.is_ok());
             sender.push(match confirmed {
                 Ok(()) => reply::ack(id.as_deref(), &event_id),
@@ -167,23 +189,18 @@ impl Relay {
         });
     }
 
-    /// Passes on what the bus brought; returns it when it is a beacon of this VM.
+    /// Passes on what the bus brought; returns it when it is a beacon.
     pub fn receive(&self, delivery: Delivery) -> Option<Beacon> {
         let at = delivery.published_at;
-        let instance = self.identity().instance();
         // The topic filters too, where it can.
-        let for_another = delivery.message.to.as_ref().is_some_and(|to| **to != **instance);
-        let mut own = None;
+        let for_another = delivery.message.to.as_ref().is_some_and(|to| **to != **self.identity().instance());
+        let mut heard = None;
         match Told::decode(&delivery.message.data) {
             _ if for_another => {}
             Ok(Told::Event(event)) => self.deliver(&event, at),
             Ok(Told::Beacon(beacon)) => {
-                own = (*beacon.origin.instance == **instance).then(|| beacon.clone());
-                let mut state = self.state();
-                state.latest = state.latest.max(at);
-                let change = state.fleet.hear(beacon, at);
-                state.fleet_news = state.fleet_news.max(change);
-                self.metrics.fleet.set(state.fleet.len() as i64);
+                self.note(&beacon, at);
+                heard = Some(beacon);
             }
             Err(error) => {
                 self.metrics.undecodable.inc();
@@ -192,21 +209,83 @@ impl Relay {
         }
         // Only now: should this process end here, the message comes again.
         delivery.ack();
-        own
+        heard
     }
 
     fn deliver(&self, event: &Event, at: i64) {
         let mut state = self.state();
-        state.latest = state.latest.max(at);
-        if !state.history.first_sight(&event.id) {
+        state.latest = state.latest.max(Some(at));
+        // By its number when the topic repeats it, by its id when the client did.
+        let new = state.ledger.hear(&event.origin.instance, &event.sequence, at);
+        if !new || !state.history.first_sight(&event.id) {
             self.metrics.duplicates.inc();
             return;
         }
-        let frame = reply::event(event, self.cursor(at));
+        let frame = reply::event(event, self.cursor(&state, at));
         state.history.push(at, frame.payload());
         let except = (event.kind == Kind::Broadcast).then_some(event.sender_id.as_str());
         let sockets = state.hub.send_all(&frame, except);
         self.metrics.delivered(event.kind.name(), sockets);
+    }
+
+    fn note(&self, beacon: &Beacon, at: i64) {
+        let mut state = self.state();
+        state.latest = state.latest.max(Some(at));
+        state.ledger.learn(&beacon.origin.instance, &beacon.sequence, &beacon.given_up, at);
+        for heard in &beacon.heard {
+            state.ledger.learn(&heard.instance, &heard.sequence, &[], at);
+        }
+        let change = state.fleet.hear(beacon.clone(), at);
+        state.fleet_news = state.fleet_news.max(change);
+        self.metrics.fleet.set(state.fleet.len() as i64);
+    }
+
+    /// From when on (µs) this VM may have missed something: where a join is to begin.
+    pub fn missed_since(&self) -> i64 {
+        let state = self.state();
+        // A little more than the window, whose edge other VMs' clocks see elsewhere.
+        let oldest = clock::now_micros() - micros(self.config.history.age + OVERLAP);
+        let Some(latest) = state.latest else { return oldest };
+        let awaited = state.ledger.awaited_since().unwrap_or(latest);
+        (latest - micros(OVERLAP)).min(awaited).max(oldest)
+    }
+
+    /// The bus begins to bring anew what was missed.
+    pub fn rejoined(&self) {
+        self.state().ledger.wait_again();
+    }
+
+    /// Whether nothing is known to be missing.
+    pub fn is_whole(&self) -> bool {
+        self.state().ledger.is_whole()
+    }
+
+    /// What to tell of processes that have ended.
+    pub fn vouch(&self) -> Vec<Heard> {
+        let mut state = self.state();
+        let State { ledger, fleet, .. } = &mut *state;
+        ledger.vouch(|instance, started| fleet.is_alive(instance, started))
+    }
+
+    /// Sees to holes in what was heard; returns from when on (µs) the bus is to bring it again.
+    pub fn tend_ledger(&self) -> Option<i64> {
+        let mut state = self.state();
+        let overdue = state.ledger.overdue();
+        if overdue.late > 0 {
+            self.metrics.holes.inc_by(overdue.late as u64);
+            warn!(holes = overdue.late, "events of other VMs have not come; asking the topic again");
+        }
+        if let Some((events, (from, to))) = overdue.lost {
+            self.metrics.lost.inc_by(events);
+            warn!(events, from, to, "events of other VMs did not come and are given up");
+            // Who is connected is told as well as who comes later.
+            let cursor = self.cursor(&state, state.latest.unwrap_or(to));
+            let hole = Hole { reason: Missing::Gap, from: Some(from), to };
+            state.hub.send_all(&reply::gap(hole, cursor), None);
+        }
+        let oldest = clock::now_micros() - micros(self.config.history.age + OVERLAP);
+        state.ledger.forget(oldest);
+        overdue.seek.map(|seek| seek.max(oldest))
     }
 
     /// Forgets VMs that fell silent, and tells the sockets what changed in the fleet.
@@ -230,10 +309,20 @@ impl Relay {
         state.hub.send_all(&reply::fleet(&state.fleet), None);
     }
 
-    /// Tells every socket to come back, to another VM, at a time of its own within `spread`.
-    pub fn close_sockets(&self, spread: Duration) {
-        let close = || Close::come_back(CloseCode::Restart, clock::random_part(spread).as_millis());
-        self.state().hub.close_all(close);
+    /// Tells every socket to come back, to another VM, each at a time of its own within `spread`; the
+    /// telling itself takes `over`, so that not all are on their way at once.
+    pub async fn close_sockets(&self, over: Duration, spread: Duration) {
+        let outboxes = self.state().hub.outboxes();
+        let steps = u32::try_from(over.as_millis() / STEP.as_millis()).unwrap_or(u32::MAX).max(1);
+        for group in outboxes.chunks(outboxes.len().div_ceil(steps as usize).max(1)) {
+            for outbox in group {
+                let wait = clock::random_part(spread).as_millis();
+                outbox.close(Close::come_back(CloseCode::Restart, wait));
+            }
+            if outboxes.len() > group.len() {
+                sleep(STEP).await;
+            }
+        }
     }
 
     pub fn clients(&self) -> usize {
@@ -254,8 +343,20 @@ impl Relay {
         Origin { instance: identity.instance().to_string(), region: identity.region().to_string() }
     }
 
-    fn cursor(&self, at: i64) -> Cursor {
+    /// The place up to which a client that was told this has everything: `at`, but not beyond what is
+    /// still awaited.
+    fn cursor(&self, state: &State, at: i64) -> Cursor {
+        let at = state.ledger.awaited_since().map_or(at, |awaited| awaited.min(at));
         Cursor { topic: self.bus.tag(), at }
+    }
+
+    pub fn own_beacon_interval(&self) -> Duration {
+        self.beacon_interval(&self.state().fleet)
+    }
+
+    /// Beacons cost the square of the fleet: each VM is to hear about one a second at most.
+    fn beacon_interval(&self, fleet: &Fleet) -> Duration {
+        Duration::from_secs(fleet.len() as u64).max(self.config.beacon_interval)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

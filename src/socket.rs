@@ -22,13 +22,16 @@ use tracing::debug;
 use crate::frame::Frame;
 use crate::hub::Batch;
 use crate::relay::Member;
-use crate::wire::{Close, CloseCode, ErrorCode, reply};
+use crate::wire::{Close, CloseCode, ErrorCode, reply, request};
 
 /// Room for reading. Most messages are small, and 20,000 sockets hold one each.
 const READ_BUFFER: usize = 1024;
 
 /// How long a socket that is to be closed may take to hear so.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// A client that kept to the rate for so long has a clean record again.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(10);
 
 /// What is read and dropped of a client that still talks after the close.
 const LINGER_BYTES: usize = 1 << 20;
@@ -72,8 +75,9 @@ struct Socket {
     stream: WebSocketStream<TcpStream>,
     member: Member,
     rate: DefaultDirectRateLimiter,
-    /// Messages beyond the rate so far.
+    /// Messages beyond the rate lately, and when the last one came.
     excess: u32,
+    exceeded: Instant,
     /// When the client last gave a sign of life.
     heard: Instant,
     timer: Interval,
@@ -95,6 +99,7 @@ impl Socket {
             stream: WebSocketStream::from_partially_read(stream, early, Role::Server, Some(protocol)).await,
             rate: RateLimiter::direct(quota),
             excess: 0,
+            exceeded: Instant::now(),
             heard: Instant::now(),
             timer,
             member,
@@ -141,7 +146,7 @@ impl Socket {
         }
         // Pings too: each makes work.
         if self.rate.check().is_err() {
-            return self.flooded();
+            return self.flooded(&message);
         }
         match message {
             Message::Text(text) => {
@@ -149,12 +154,16 @@ impl Socket {
                 Ok(())
             }
             Message::Binary(_) => Err(Close::new(CloseCode::Binary, "text frames of JSON only").into()),
-            _ => self.stream.flush().await.map_err(failed),
+            _ => self.flush().await,
         }
     }
 
     /// First a word, then, for one that goes on, the end.
-    fn flooded(&mut self) -> Result<(), End> {
+    fn flooded(&mut self, message: &Message) -> Result<(), End> {
+        if self.exceeded.elapsed() > FORGIVEN_AFTER {
+            self.excess = 0;
+        }
+        self.exceeded = Instant::now();
         self.excess += 1;
         let limit = self.member.relay.config.limits.messages;
         if self.excess > limit.burst.get() {
@@ -162,8 +171,23 @@ impl Socket {
         }
         let why = format!("more than {} messages a second; this one was dropped", limit.per_second);
         let wait = Duration::from_secs(1);
-        self.member.outbox.push(reply::error(ErrorCode::RateLimited, &why, None, Some(wait)));
+        let id = if let Message::Text(text) = message { request::id_of(text) } else { None };
+        self.member.outbox.push(reply::error(ErrorCode::RateLimited, &why, id.as_deref(), Some(wait)));
         Ok(())
+    }
+
+    /// Lets out what tungstenite has to say, a pong mostly. A client that does not read is waited for
+    /// as in [`Self::write`].
+    async fn flush(&mut self) -> Result<(), End> {
+        let patience = 2 * self.timer.period();
+        select! {
+            biased;
+            flushed = timeout(patience, self.stream.flush()) => match flushed {
+                Ok(flushed) => flushed.map_err(failed),
+                Err(_) => Err(Close::new(CloseCode::Idle, "not reading").into()),
+            },
+            close = self.member.outbox.closing() => Err(close.into()),
+        }
     }
 
     /// Writes what came out of the outbox, and gives its room back.
@@ -177,7 +201,7 @@ impl Socket {
     /// Writes all of `batch`, joined. A client that does not read is waited for until its outbox
     /// overflows, or until it takes not one byte for two ping intervals.
     async fn write(&mut self, mut batch: Batch) -> Result<(), End> {
-        self.stream.flush().await.map_err(failed)?;
+        self.flush().await?;
         let patience = 2 * self.timer.period();
         while batch.has_remaining() {
             let stream = self.stream.get_mut();

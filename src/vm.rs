@@ -22,10 +22,17 @@ use crate::{http, path};
 pub const OTHER_FILES: usize = http::MAX_CONNECTIONS + 128;
 
 /// For the subscription's deletion, and at the same time for what is accepted to be published.
-const LAST_CALLS: Duration = Duration::from_secs(2);
+const LAST_CALLS: Duration = Duration::from_millis(1_500);
+
+/// For the others to hear that this VM goes.
+const FAREWELL: Duration = Duration::from_millis(300);
+
+/// The closes of many sockets are spread over this; of few, over so much a socket.
+const CLOSING: Duration = Duration::from_secs(1);
+const CLOSING_EACH: Duration = Duration::from_micros(200);
 
 /// For the sockets to hear that they are closed.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Clients come back within this, each at a time of its own.
 const SPREAD: Duration = Duration::from_secs(5);
@@ -79,23 +86,23 @@ pub async fn run(
     if !path.is_finished() {
         let _ = path.await;
     }
-    relay.publishing.spawn(path::farewell(&relay));
-    relay.publishing.close();
-    let (left, published) =
-        tokio::join!(timeout(LAST_CALLS, relay.bus.leave()), timeout(LAST_CALLS, relay.publishing.wait()));
+    let published = async {
+        let unconfirmed = relay.publishing.finish(LAST_CALLS).await;
+        if unconfirmed > 0 {
+            warn!(unconfirmed, "not all that was accepted could be published; its senders are told");
+        }
+        // After the last event, so that the others know that they have all.
+        let _ = timeout(FAREWELL, path::farewell(&relay)).await;
+    };
+    let (left, ()) = tokio::join!(timeout(LAST_CALLS, relay.bus.leave()), published);
     match left {
         Ok(Ok(())) => {}
         Ok(Err(error)) => warn!(%error, "the subscription stays; it expires by itself after a day"),
         Err(_) => warn!("no answer from the topic; the subscription, if it stays, expires after a day"),
     }
-    if published.is_err() {
-        warn!(
-            unconfirmed = relay.publishing.len(),
-            "not all that was accepted is confirmed; its senders know"
-        );
-    }
 
-    relay.close_sockets(SPREAD);
+    let count = u32::try_from(relay.clients()).unwrap_or(u32::MAX);
+    relay.close_sockets(CLOSING.min(CLOSING_EACH * count), SPREAD).await;
     sockets.close();
     if timeout(LAST_WORDS, sockets.wait()).await.is_err() {
         info!(sockets = sockets.len(), "sockets that did not answer the close are dropped");

@@ -7,17 +7,17 @@
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::{BusError, Delivery, Message};
-use crate::clock;
+use crate::clock::{self, micros};
 use crate::config::HistoryLimits;
 
-/// What the slowest member may be behind before publishing is refused.
+/// What the slowest member may be behind before publishing is refused, in messages and in bytes.
 const MAX_BEHIND: u64 = 65_536;
+const MAX_BYTES: usize = 64 << 20;
 
 /// Messages kept beside the history's events: beacons.
 const BESIDE_EVENTS: usize = 1_000;
@@ -40,12 +40,15 @@ struct Log {
     bytes: usize,
     /// The place of the first of `messages`, counted from the topic's beginning.
     first: u64,
-    members: HashMap<u64, Position>,
-    next_member: u64,
+    members: HashMap<Uuid, Position>,
+    joins: u64,
 }
 
+/// Where a member is in the log.
 #[derive(Default)]
 struct Position {
+    /// Which join's this is: one that is over has no say any more.
+    join: u64,
     next: u64,
     /// Places of deliveries that were dropped without an acknowledgement.
     again: VecDeque<u64>,
@@ -63,6 +66,7 @@ impl Position {
 #[derive(Clone)]
 pub struct Member {
     topic: Topic,
+    id: Uuid,
 }
 
 impl Topic {
@@ -72,7 +76,7 @@ impl Topic {
     }
 
     pub fn member(&self) -> Member {
-        Member { topic: self.clone() }
+        Member { topic: self.clone(), id: Uuid::new_v4() }
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {
@@ -85,25 +89,35 @@ impl Member {
         self.topic.0.tag
     }
 
-    pub(super) fn join(&self) -> Inbox {
+    pub(super) fn join(&self, since: i64) -> Inbox {
         let mut log = self.topic.log();
-        let member = log.next_member;
-        log.next_member += 1;
-        let position = Position { next: log.first, ..Position::default() };
-        log.members.insert(member, position);
-        Inbox { topic: self.topic.clone(), member }
+        log.joins += 1;
+        let join = log.joins;
+        let position = Position { join, next: log.place(since), ..Position::default() };
+        log.members.insert(self.id, position);
+        Inbox { topic: self.topic.clone(), member: self.id, join }
+    }
+
+    pub(super) fn seek(&self, since: i64) -> Result<(), BusError> {
+        let mut log = self.topic.log();
+        let place = log.place(since);
+        let position = log.members.get_mut(&self.id).ok_or_else(|| BusError("not a member".into()))?;
+        position.next = place;
+        drop(log);
+        self.topic.0.grown.notify_waiters();
+        Ok(())
     }
 
     pub(super) fn publish(&self, message: Message) -> Result<(), BusError> {
         let mut log = self.topic.log();
         let end = log.first + log.messages.len() as u64;
         let oldest_needed = log.members.values().map(Position::needs).min().unwrap_or(end);
-        if end - oldest_needed >= MAX_BEHIND {
-            return Err(BusError(format!("{MAX_BEHIND} messages are waiting to be read")));
+        log.forget(&self.topic.0.keep, oldest_needed);
+        if end - oldest_needed >= MAX_BEHIND || log.bytes >= MAX_BYTES.max(2 * self.topic.0.keep.bytes) {
+            return Err(BusError("too many messages are waiting to be read".into()));
         }
         log.bytes += message.data.len();
         log.messages.push_back((message, clock::now_micros()));
-        log.forget(&self.topic.0.keep, oldest_needed);
         drop(log);
         self.topic.0.grown.notify_waiters();
         Ok(())
@@ -111,6 +125,15 @@ impl Member {
 }
 
 impl Log {
+    /// The place of the first message published at or after `since` (µs).
+    fn place(&self, since: i64) -> u64 {
+        self.first + self.messages.partition_point(|(_, at)| *at < since) as u64
+    }
+
+    fn position(&mut self, member: Uuid, join: u64) -> Option<&mut Position> {
+        self.members.get_mut(&member).filter(|position| position.join == join)
+    }
+
     /// Drops what is beyond the window and read by all.
     fn forget(&mut self, keep: &HistoryLimits, oldest_needed: u64) {
         let oldest = clock::now_micros() - micros(keep.age);
@@ -125,14 +148,11 @@ impl Log {
     }
 }
 
-fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
-}
-
 /// One join's deliveries; dropped, it no longer holds anything back.
 pub struct Inbox {
     topic: Topic,
-    member: u64,
+    member: Uuid,
+    join: u64,
 }
 
 impl Inbox {
@@ -149,28 +169,33 @@ impl Inbox {
 
     fn take(&self) -> Option<Delivery> {
         let mut log = self.topic.log();
-        let log = &mut *log;
-        let position = log.members.get_mut(&self.member)?;
+        let position = log.position(self.member, self.join)?;
         let place = position.again.pop_front().unwrap_or(position.next);
         let index = usize::try_from(place.checked_sub(log.first)?).ok()?;
         let (message, published_at) = log.messages.get(index)?.clone();
+        let position = log.position(self.member, self.join)?;
         position.next = position.next.max(place + 1);
         position.open.insert(place);
-        let receipt = Receipt { topic: self.topic.clone(), member: self.member, place, acked: false };
+        let Self { member, join, .. } = *self;
+        let receipt = Receipt { topic: self.topic.clone(), member, join, place, acked: false };
         Some(Delivery { message, published_at, receipt: super::Receipt::Memory(receipt) })
     }
 }
 
 impl Drop for Inbox {
     fn drop(&mut self) {
-        self.topic.log().members.remove(&self.member);
+        let mut log = self.topic.log();
+        if log.position(self.member, self.join).is_some() {
+            log.members.remove(&self.member);
+        }
     }
 }
 
 /// Proof of one delivery, given back by acknowledging or by dropping it.
 pub(super) struct Receipt {
     topic: Topic,
-    member: u64,
+    member: Uuid,
+    join: u64,
     place: u64,
     acked: bool,
 }
@@ -184,7 +209,7 @@ impl Receipt {
 impl Drop for Receipt {
     fn drop(&mut self) {
         let mut log = self.topic.log();
-        let Some(position) = log.members.get_mut(&self.member) else { return };
+        let Some(position) = log.position(self.member, self.join) else { return };
         if self.acked {
             position.open.remove(&self.place);
             return;

@@ -2,7 +2,7 @@
 //!
 //! - what is published is delivered to every member, the publisher too, at least once;
 //! - a delivery that is not acknowledged comes again;
-//! - a member that joins hears first what the topic still holds of the history window, so that a
+//! - a member that joins, or seeks, hears again what the topic still holds since a time, so that a
 //!   newborn knows what the others know, and one that comes back misses nothing;
 //! - `publish` says yes only when the message is kept for certain.
 //!
@@ -14,6 +14,7 @@ pub mod pubsub;
 
 use std::fmt;
 use std::future::Future;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -89,14 +90,35 @@ impl Bus {
         }
     }
 
-    /// Becomes a member; returns when messages can come.
+    /// Becomes a member who hears what was published since `since` (µs by the topic's clock), and on;
+    /// returns when messages can come.
     ///
     /// # Errors
     /// The topic can't be reached, or refuses. Try again later.
-    pub async fn join(&self, how: Join) -> Result<Inbox, BusError> {
+    pub async fn join(&self, how: Join, since: i64) -> Result<Inbox, BusError> {
         match self {
-            Self::Memory(bus) => Ok(Inbox::Memory(bus.join())),
-            Self::PubSub(bus) => bus.join(how).await.map(Box::new).map(Inbox::PubSub),
+            Self::Memory(bus) => Ok(Inbox::Memory(bus.join(since))),
+            Self::PubSub(bus) => bus.join(how, since).await.map(Box::new).map(Inbox::PubSub),
+        }
+    }
+
+    /// Lets this member, while it stays one, hear again what was published since `since` (µs).
+    ///
+    /// # Errors
+    /// The topic can't be reached, or refuses.
+    pub async fn seek(&self, since: i64) -> Result<(), BusError> {
+        match self {
+            Self::Memory(bus) => bus.seek(since),
+            Self::PubSub(bus) => bus.seek(since).await,
+        }
+    }
+
+    /// After a join, so long without an old message means that all of them came.
+    pub fn quiet(&self) -> Duration {
+        match self {
+            // Its messages come in order: when an own one comes, those before it have.
+            Self::Memory(_) => Duration::ZERO,
+            Self::PubSub(_) => Duration::from_millis(300),
         }
     }
 
@@ -106,7 +128,7 @@ impl Bus {
     /// that is dropped takes nothing back.
     ///
     /// # Errors
-    /// The topic did not confirm within [`pubsub::PUBLISH_PATIENCE`], or too much is under way.
+    /// The topic did not confirm this one try; it may have the message all the same.
     pub fn publish(&self, message: Message) -> impl Future<Output = Result<(), BusError>> + Send + use<> {
         enum Under<A, B> {
             Memory(A),

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::select;
 use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use warp::filters::BoxedFilter;
@@ -24,6 +25,11 @@ use warp::reply::Reply;
 
 /// A half-sent request is dropped after this.
 const HEADER_TIME: Duration = Duration::from_secs(10);
+
+/// A connection that is no socket is let go of after this, with so long to end in order: by its next
+/// request, or when it takes its answer. One that asks and never reads would stay.
+const LIFETIME: Duration = Duration::from_secs(60);
+const LAST_ANSWER: Duration = Duration::from_secs(10);
 
 /// A request's head may have so many bytes; hyper's least is 8 KiB.
 const HEADER_BYTES: usize = 16 << 10;
@@ -67,9 +73,14 @@ pub async fn serve<R: Reply + 'static>(
         let stop = stop.clone();
         tokio::spawn(async move {
             let _permit = permit;
+            let mut connection = pin!(connection);
             let ended = select! {
-                ended = connection => ended,
+                ended = &mut connection => ended,
                 () = stop.cancelled() => return,
+                () = sleep(LIFETIME) => {
+                    connection.as_mut().graceful_shutdown();
+                    timeout(LAST_ANSWER, connection).await.unwrap_or(Ok(()))
+                }
             };
             if let Err(error) = ended {
                 debug!(%peer, %error, "connection ended");

@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 pub use self::outbox::{Batch, Outbox};
 use crate::frame::Frame;
-use crate::wire::Close;
 
 #[derive(Default)]
 pub struct Hub {
@@ -47,11 +46,9 @@ impl Hub {
             .count()
     }
 
-    /// Closes every socket with what `close` makes for each.
-    pub fn close_all(&self, mut close: impl FnMut() -> Close) {
-        for outbox in self.sockets.values() {
-            outbox.close(close());
-        }
+    /// Every socket's outbox, in no order.
+    pub fn outboxes(&self) -> Vec<Arc<Outbox>> {
+        self.sockets.values().cloned().collect()
     }
 }
 

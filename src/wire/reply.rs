@@ -12,7 +12,7 @@ use crate::cursor::Cursor;
 use crate::event::{Event, Kind, Origin};
 use crate::fleet::Fleet;
 use crate::frame::{Frame, text_of_parts};
-use crate::history::{CatchUp, Missing};
+use crate::history::{CatchUp, Hole, Missing};
 use crate::identity::Identity;
 
 /// The first message of every socket.
@@ -46,39 +46,53 @@ pub fn connected(client_id: &str, identity: &Identity, ping_interval: Duration, 
 /// The second message: what there was before. The events' bytes are shared, not copied.
 pub fn refresh_store(catch_up: CatchUp, cursor: Cursor) -> Vec<Bytes> {
     #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
     struct Rest {
         complete: bool,
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<&'static str>,
-        /// From when on nothing is missing, in ms since the epoch.
         #[serde(skip_serializing_if = "Option::is_none")]
-        complete_since: Option<i64>,
+        missing: Option<Range>,
         cursor: String,
     }
-    let reason = |missing| match missing {
+    /// When what is missing was published, in ms since the epoch.
+    #[derive(Serialize)]
+    struct Range {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        from: Option<i64>,
+        to: i64,
+    }
+    let reason = |hole: Hole| match hole.reason {
         Missing::TooOld => "too_old",
         Missing::TooMany => "too_many",
+        Missing::Gap => "gap",
     };
+    // Rounded outwards: the range is not smaller than the hole.
+    let range = |hole: Hole| Range { from: hole.from.map(|from| from / 1000), to: hole.to / 1000 + 1 };
     let rest = Rest {
         complete: catch_up.missing.is_none(),
-        reason: catch_up.missing.map(|(missing, _)| reason(missing)),
-        complete_since: catch_up.missing.map(|(_, since)| since / 1000),
+        reason: catch_up.missing.map(reason),
+        missing: catch_up.missing.map(range),
         cursor: cursor.to_string(),
     };
     let rest = serde_json::to_string(&rest).unwrap_or_default();
 
-    let mut parts = Vec::with_capacity(2 * catch_up.events.len() + 2);
+    let mut parts = Vec::with_capacity(2 * catch_up.parts.len() + 2);
     parts.push(Bytes::from_static(br#"{"type":"refresh-store","events":["#));
-    for event in catch_up.events {
+    for part in catch_up.parts {
         if parts.len() > 1 {
             parts.push(Bytes::from_static(b","));
         }
-        parts.push(event);
+        parts.push(part);
     }
     // What follows the array is the rest's object without its opening brace.
     parts.push(Bytes::from(format!("],{}", &rest[1..])));
     text_of_parts(parts)
+}
+
+/// To those who are connected: something did not come, and won't.
+pub fn gap(hole: Hole, cursor: Cursor) -> Frame {
+    let told = refresh_store(CatchUp { parts: Vec::new(), missing: Some(hole) }, cursor);
+    Frame::text(&told[1..].concat())
 }
 
 /// An event, as every socket hears it.
@@ -192,6 +206,7 @@ fn text(message: &impl Serialize) -> Frame {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Sequence;
     use serde_json::{Value, json};
 
     const CURSOR: Cursor = Cursor { topic: 1, at: 2 };
@@ -203,18 +218,18 @@ mod tests {
     #[test]
     fn a_refresh_store_is_one_json_text() {
         let events = vec![Bytes::from_static(b"{\"id\":1}"), Bytes::from_static(b"{\"id\":2}")];
-        let parts = refresh_store(CatchUp { events, missing: None }, CURSOR);
+        let parts = refresh_store(CatchUp { parts: events, missing: None }, CURSOR);
         let whole: Value = serde_json::from_slice(&parts[1..].concat()).unwrap();
         let expected = json!({"type": "refresh-store", "events": [{"id": 1}, {"id": 2}],
             "complete": true, "cursor": "00000001-2"});
         assert_eq!(whole, expected);
 
-        let parts =
-            refresh_store(CatchUp { events: vec![], missing: Some((Missing::TooOld, 5_000)) }, CURSOR);
+        let missing = Some(Hole { reason: Missing::TooOld, from: Some(5_000), to: 7_000 });
+        let parts = refresh_store(CatchUp { parts: vec![], missing }, CURSOR);
         let whole: Value = serde_json::from_slice(&parts[1..].concat()).unwrap();
-        assert_eq!(whole["complete"], json!(false));
-        assert_eq!(whole["reason"], json!("too_old"));
-        assert_eq!(whole["completeSince"], json!(5));
+        let expected = json!({"type": "refresh-store", "events": [], "complete": false, "reason": "too_old",
+            "missing": {"from": 5, "to": 8}, "cursor": "00000001-2"});
+        assert_eq!(whole, expected);
     }
 
     #[test]
@@ -227,6 +242,7 @@ mod tests {
                 data: RawValue::from_string("{}".into()).unwrap(),
                 timestamp: 7,
                 origin: Origin { instance: "i".into(), region: "ams".into() },
+                sequence: Sequence::default(),
             },
             CURSOR,
         ));

@@ -78,6 +78,11 @@ impl Request {
     }
 }
 
+/// The id of a message that is answered without being read any further.
+pub fn id_of(text: &str) -> Option<String> {
+    id(fields(text).ok()?.id?).ok()
+}
+
 fn fields(text: &str) -> Result<Fields<'_>, Invalid> {
     // An array would be read as the fields in their order.
     let object = text.trim_start().starts_with('{');

@@ -6,6 +6,7 @@ use std::time::Duration;
 use alien_alert::bus::memory::Topic;
 use alien_alert::bus::pubsub::{Credentials, PubSub, Settings};
 use alien_alert::bus::{Bus, Delivery, Inbox, Join, Message};
+use alien_alert::clock;
 use alien_alert::config::{Config, HistoryLimits};
 use alien_alert::identity::Identity;
 
@@ -49,6 +50,11 @@ fn identity(name: &str) -> Identity {
     Config::from_vars([("FLY_ALLOC_ID".to_owned(), name.to_owned())]).unwrap().identity
 }
 
+/// When the history window begins.
+fn window() -> i64 {
+    clock::now_micros() - clock::micros(HISTORY.age)
+}
+
 fn message(text: &str) -> Message {
     Message { data: text.to_owned().into(), to: None }
 }
@@ -73,7 +79,7 @@ async fn every_member_hears_every_message_and_the_publisher_too() {
     for kind in Kind::both().await {
         let (a, b) = (kind.member("a").await, kind.member("b").await);
         let (mut from_a, mut from_b) =
-            (a.join(Join::Resume).await.unwrap(), b.join(Join::Resume).await.unwrap());
+            (a.join(Join::Resume, window()).await.unwrap(), b.join(Join::Resume, window()).await.unwrap());
         assert_eq!(a.tag(), b.tag());
         a.publish(message("from a")).await.unwrap();
         b.publish(message("from b")).await.unwrap();
@@ -87,9 +93,9 @@ async fn every_member_hears_every_message_and_the_publisher_too() {
 async fn a_message_arrives_as_it_was_sent() {
     for kind in Kind::both().await {
         let member = kind.member("a").await;
-        let mut inbox = member.join(Join::Resume).await.unwrap();
+        let mut inbox = member.join(Join::Resume, window()).await.unwrap();
         let sent = Message { data: (0..=255).collect::<Vec<u8>>().into(), to: Some("a".into()) };
-        let before = alien_alert::clock::now_micros();
+        let before = clock::now_micros();
         member.publish(sent.clone()).await.unwrap();
         let delivery = next(&mut inbox).await;
         assert_eq!(delivery.message, sent);
@@ -103,7 +109,7 @@ async fn a_message_arrives_as_it_was_sent() {
 async fn what_is_not_acknowledged_comes_again() {
     for kind in Kind::both().await {
         let member = kind.member("a").await;
-        let mut inbox = member.join(Join::Resume).await.unwrap();
+        let mut inbox = member.join(Join::Resume, window()).await.unwrap();
         member.publish(message("again")).await.unwrap();
         let first = next(&mut inbox).await;
         drop(first);
@@ -117,9 +123,9 @@ async fn what_is_not_acknowledged_comes_again() {
 async fn a_newborn_hears_what_was_before_it() {
     for kind in Kind::both().await {
         let old = kind.member("old").await;
-        let _inbox = old.join(Join::Resume).await.unwrap();
+        let _inbox = old.join(Join::Resume, window()).await.unwrap();
         old.publish(message("before")).await.unwrap();
-        let mut inbox = kind.member("new").await.join(Join::Resume).await.unwrap();
+        let mut inbox = kind.member("new").await.join(Join::Resume, window()).await.unwrap();
         assert!(texts(&mut inbox, 1).await.contains("before"));
     }
 }
@@ -129,13 +135,31 @@ async fn one_that_comes_back_hears_what_came_meanwhile() {
     for how in [Join::Resume, Join::Afresh] {
         for kind in Kind::both().await {
             let (a, b) = (kind.member("a").await, kind.member("b").await);
-            let inbox = a.join(Join::Resume).await.unwrap();
-            let _other = b.join(Join::Resume).await.unwrap();
+            let inbox = a.join(Join::Resume, window()).await.unwrap();
+            let _other = b.join(Join::Resume, window()).await.unwrap();
             drop(inbox);
             b.publish(message("meanwhile")).await.unwrap();
-            let mut inbox = a.join(how).await.unwrap();
+            let mut inbox = a.join(how, window()).await.unwrap();
             assert!(texts(&mut inbox, 1).await.contains("meanwhile"), "{how:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_member_that_seeks_hears_again_what_it_had() {
+    for kind in Kind::both().await {
+        let (a, b) = (kind.member("a").await, kind.member("b").await);
+        let mut from_a = a.join(Join::Resume, window()).await.unwrap();
+        let mut from_b = b.join(Join::Resume, window()).await.unwrap();
+        a.publish(message("heard")).await.unwrap();
+        for inbox in [&mut from_a, &mut from_b] {
+            assert!(texts(inbox, 1).await.contains("heard"));
+        }
+        a.seek(window()).await.unwrap();
+        assert!(texts(&mut from_a, 1).await.contains("heard"));
+        a.publish(message("next")).await.unwrap();
+        assert!(texts(&mut from_a, 1).await.contains("next"));
+        assert_eq!(texts(&mut from_b, 1).await, HashSet::from(["next".to_owned()]), "b asked for nothing");
     }
 }
 
@@ -143,7 +167,7 @@ async fn one_that_comes_back_hears_what_came_meanwhile() {
 async fn a_burst_arrives_whole() {
     for kind in Kind::both().await {
         let member = kind.member("a").await;
-        let mut inbox = member.join(Join::Resume).await.unwrap();
+        let mut inbox = member.join(Join::Resume, window()).await.unwrap();
         let sent: HashSet<String> = (0..1_000).map(|number| format!("{number:04}")).collect();
         let confirmed: Vec<_> = sent.iter().map(|text| member.publish(message(text))).collect();
         for confirmed in confirmed {
@@ -157,7 +181,7 @@ async fn a_burst_arrives_whole() {
 async fn publishing_is_not_undone_by_dropping_its_future() {
     for kind in Kind::both().await {
         let member = kind.member("a").await;
-        let mut inbox = member.join(Join::Resume).await.unwrap();
+        let mut inbox = member.join(Join::Resume, window()).await.unwrap();
         drop(member.publish(message("dropped")));
         assert!(texts(&mut inbox, 1).await.contains("dropped"));
     }
@@ -167,7 +191,7 @@ async fn publishing_is_not_undone_by_dropping_its_future() {
 async fn leaving_twice_is_no_error() {
     for kind in Kind::both().await {
         let member = kind.member("a").await;
-        let _inbox = member.join(Join::Resume).await.unwrap();
+        let _inbox = member.join(Join::Resume, window()).await.unwrap();
         member.leave().await.unwrap();
         member.leave().await.unwrap();
         if let Kind::PubSub(emulator) = &kind {
@@ -180,14 +204,26 @@ async fn leaving_twice_is_no_error() {
 async fn on_pubsub_the_subscription_is_as_it_should_be() {
     let emulator = Emulator::start().await;
     let kind = Kind::PubSub(emulator);
-    let _inbox = kind.member("a").await.join(Join::Resume).await.unwrap();
+    let _inbox = kind.member("a").await.join(Join::Resume, window()).await.unwrap();
     let Kind::PubSub(emulator) = &kind else { unreachable!() };
     let subscription = emulator.subscription("ID_a").await;
     assert_eq!(subscription["expirationPolicy"]["ttl"], "86400s");
-    assert_eq!(subscription["messageRetentionDuration"], "3600s");
+    assert_eq!(subscription["messageRetentionDuration"], "3900s");
     assert_eq!(subscription["filter"], "NOT attributes:to OR attributes.to = \"a\"");
     assert_eq!(subscription["labels"]["app"], "alien-alert");
-    assert_eq!(emulator.topic("CONTRACT").await["messageRetentionDuration"], "3600s");
+    assert_eq!(emulator.topic("CONTRACT").await["messageRetentionDuration"], "3900s");
+}
+
+#[tokio::test]
+async fn on_pubsub_a_topic_that_keeps_nothing_is_told_to_keep() {
+    let emulator = Emulator::start().await;
+    emulator.create_topic("CONTRACT").await;
+    assert_eq!(emulator.topic("CONTRACT").await["messageRetentionDuration"], serde_json::Value::Null);
+    let _inbox = pubsub(emulator.host(), "a").await.join(Join::Resume, window()).await.unwrap();
+    until("retention", async || {
+        (emulator.topic("CONTRACT").await["messageRetentionDuration"] == "3900s").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -195,20 +231,20 @@ async fn on_pubsub_a_deleted_subscription_ends_the_inbox() {
     let emulator = Emulator::start().await;
     let kind = Kind::PubSub(emulator);
     let member = kind.member("a").await;
-    let mut inbox = member.join(Join::Resume).await.unwrap();
+    let mut inbox = member.join(Join::Resume, window()).await.unwrap();
     // The stream is there when the first message has come through it.
     member.publish(message("first")).await.unwrap();
     texts(&mut inbox, 1).await;
     member.leave().await.unwrap();
     assert!(within("end of the inbox", inbox.next()).await.is_err());
-    assert!(member.join(Join::Resume).await.is_ok());
+    assert!(member.join(Join::Resume, window()).await.is_ok());
 }
 
 #[tokio::test]
 async fn an_alert_leaves_at_once() {
     let kind = Kind::PubSub(Emulator::start().await);
     let member = kind.member("a").await;
-    let _inbox = member.join(Join::Resume).await.unwrap();
+    let _inbox = member.join(Join::Resume, window()).await.unwrap();
     member.publish(message("connects")).await.unwrap();
     // Best of several: a machine may be busy, but a delay would be in each of them.
     let mut best = PATIENCE;
@@ -228,7 +264,7 @@ async fn a_burst_goes_out_together() {
     let emulator = Emulator::start().await;
     let proxy = Proxy::to(emulator.port).await;
     let member = pubsub(proxy.host(), "a").await;
-    let inbox = member.join(Join::Resume).await.unwrap();
+    let inbox = member.join(Join::Resume, window()).await.unwrap();
     // What a request costs by itself, once the connection is there.
     member.publish(message("first")).await.unwrap();
     let before = proxy.sent();
@@ -251,7 +287,7 @@ async fn a_burst_goes_out_together() {
 async fn in_process_a_full_log_refuses_rather_than_drops() {
     let topic = Topic::new(HistoryLimits { events: 1, ..HISTORY });
     let member = Bus::Memory(topic.member());
-    let mut inbox = member.join(Join::Resume).await.unwrap();
+    let mut inbox = member.join(Join::Resume, window()).await.unwrap();
     let mut kept = 0;
     while member.publish(message(&kept.to_string())).await.is_ok() {
         kept += 1;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use crate::support::client::{Client, Raw, open};
@@ -105,9 +106,9 @@ async fn a_flood_is_answered_and_then_cut_off() {
         flooder.send(json!({"type": "ping"})).await;
         assert_eq!(flooder.next().await["type"], "pong");
     }
-    flooder.send(json!({"type": "ping"})).await;
+    flooder.send(json!({"type": "alert", "id": "the sixth"})).await;
     let error = flooder.next().await;
-    assert_eq!(error["code"], "rate_limited");
+    assert_eq!((&error["code"], &error["id"]), (&json!("rate_limited"), &json!("the sixth")));
     for _ in 0..6 {
         // The last ones may meet a closed socket.
         let _ = flooder.socket.send(Message::text("{}")).await;
@@ -164,6 +165,23 @@ async fn a_socket_that_never_reads_delays_nobody_and_is_cut_off_alone() {
     assert_eq!(slow.closed().await, Some(1013), "told when it reads at last");
     sender.alert(json!({})).await;
     witness.expect("alert").await;
+}
+
+#[tokio::test]
+async fn a_socket_that_only_pings_and_never_reads_is_cut_off_too() {
+    let rates = [("PING_INTERVAL", "1"), ("MESSAGE_RATE", "1000000"), ("MESSAGE_BURST", "1000000")];
+    let vm = Vm::alone(&rates).await;
+    let mut pinging = Raw::connect(vm.port).await;
+    // Until the pongs fill all buffers and this VM stops reading.
+    let ping = [&[0x89, 0x80 | 125, 0, 0, 0, 0][..], &[b'x'; 125]].concat().repeat(500);
+    let stalled = Duration::from_millis(500);
+    while tokio::time::timeout(stalled, pinging.0.write_all(&ping)).await.is_ok() {}
+    until("end of the socket", async || {
+        (get(vm.port, "/status").await.json()["connectedClients"] == 0).then_some(())
+    })
+    .await;
+    let metrics = get(vm.port, "/metrics").await;
+    assert!(metrics.text().contains(r#"sockets_closed_total{reason="idle"} 1"#), "{}", metrics.text());
 }
 
 #[tokio::test]

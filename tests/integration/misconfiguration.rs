@@ -33,6 +33,7 @@ async fn each_bad_variable_is_named_with_what_is_accepted() {
         ("HOST", "localhost", "IP address"),
         ("FLY_ALLOC_ID", "no/slash", "letters"),
         ("FLY_MACHINE_ID", "no space", "letters"),
+        ("GAE_INSTANCE", "no/slash", "letters"),
         ("FLY_REGION", "ams;", "ams"),
         ("BUS", "kafka", "pubsub or memory"),
         ("TOPIC", "1st", "letter first"),
@@ -84,7 +85,18 @@ async fn a_key_that_is_none_is_told_without_its_contents() {
     .await;
     std::fs::write(&file, r#"{"type":"service_account","project_id":"my-project","private_key":"none"}"#)
         .unwrap();
-    assert_refused(&[("GOOGLE_APPLICATION_CREDENTIALS", path)], 78, &["credentials"]).await;
+    assert_refused(&[("GOOGLE_APPLICATION_CREDENTIALS", path)], 78, &[path, "client_email"]).await;
+    let bad_project = r#"{"type":"service_account","project_id":"Bad Project","private_key":"none"}"#;
+    assert_refused(&[("GOOGLE_SERVICE_ACCOUNT_JSON", bad_project)], 78, &["project_id", "Bad Project"]).await;
+    for (name, contents) in [("empty", "{}"), ("user", r#"{"type":"authorized_user"}"#)] {
+        std::fs::write(&file, contents).unwrap();
+        let vars = [("GOOGLE_APPLICATION_CREDENTIALS", path), ("GOOGLE_CLOUD_PROJECT", "my-project")];
+        assert_refused(&vars, 78, &[path]).await;
+        println!("{name} is refused");
+    }
+    let unreadable = directory.to_str().unwrap();
+    let vars = [("GOOGLE_APPLICATION_CREDENTIALS", unreadable)];
+    assert_refused(&vars, 78, &["GOOGLE_APPLICATION_CREDENTIALS", unreadable, "readable file"]).await;
 
     // The same in the working directory, under the article's name.
     let in_directory = directory.join("google-service-account.json");
@@ -115,6 +127,8 @@ async fn a_port_in_use_is_told() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     assert_refused(&[("PORT", &port)], 69, &["PORT", &port, "in use"]).await;
+    // An address for documentation, which no machine has (RFC 5737).
+    assert_refused(&[("HOST", "192.0.2.1")], 69, &["HOST=192.0.2.1"]).await;
 }
 
 #[tokio::test]

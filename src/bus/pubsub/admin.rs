@@ -4,10 +4,10 @@
 //! leave within seconds must not hang in somebody else's patience.
 
 use std::future::Future;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use google_cloud_gax::error::rpc::Code;
-use google_cloud_pubsub::model::{ExpirationPolicy, Subscription};
+use google_cloud_pubsub::model::{ExpirationPolicy, Subscription, Topic};
 use google_cloud_wkt as wkt;
 use tokio::time::timeout;
 use tracing::{info, warn};
@@ -24,6 +24,9 @@ const EXPIRES_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// Pub/Sub's shortest retention, of topics and subscriptions alike.
 const LEAST_RETENTION: Duration = Duration::from_secs(600);
 
+/// Kept longer than the window by this.
+const RETENTION_MARGIN: Duration = Duration::from_secs(300);
+
 /// What a deleted topic's subscriptions are on.
 const DELETED_TOPIC: &str = "_deleted-topic_";
 
@@ -34,6 +37,9 @@ impl PubSub {
         if matches!(&created, Err(failure) if failure.is(Code::NotFound)) {
             self.create_topic().await?;
             created = self.create_subscription().await;
+        } else if created.is_ok() {
+            let bus = self.clone();
+            tokio::spawn(async move { bus.keep_messages().await });
         }
         match created {
             Ok(()) => {
@@ -103,14 +109,48 @@ impl PubSub {
         }
     }
 
-    /// Winds the subscription back, so that this VM hears again what it may not remember.
-    pub(super) async fn seek_back(&self) {
-        let Ok(since) = wkt::Timestamp::try_from(SystemTime::now() - self.0.window) else { return };
+    /// Winds the subscription back to `since` (µs), so that this VM hears again what it may not have.
+    pub(in crate::bus) async fn seek(&self, since: i64) -> Result<(), BusError> {
+        let since = wkt::Timestamp::clamp(since.div_euclid(1_000_000), 0);
         let request = self.0.subscriptions.seek().set_subscription(&self.0.subscription).set_time(since);
-        if let Err(failure) = call(request.send()).await {
-            // Live events come all the same, so this is no reason not to serve them.
-            let error = failure.of("seeking back");
-            warn!(%error, "history starts now: what was published before is not known to this VM");
+        call(request.send()).await.map(drop).map_err(|failure| failure.of("seeking back"))
+    }
+
+    /// Sees to it that a topic that was there keeps its messages for as long as history wants; says
+    /// what is lost, and what to do, where that is not allowed.
+    pub(super) async fn keep_messages(&self) {
+        let inner = &self.0;
+        let wanted = duration(self.retention());
+        let found: Topic = match call(inner.topics.get_topic().set_topic(&inner.topic).send()).await {
+            Ok(found) => found,
+            Err(failure) => {
+                let error = failure.of("looking at the topic");
+                return warn!(%error, "can't see how long the topic keeps its messages");
+            }
+        };
+        let kept = found.message_retention_duration.map_or(0, |kept| kept.seconds());
+        if kept >= wanted.seconds() {
+            return;
+        }
+        let topic = Topic::new().set_name(&inner.topic).set_message_retention_duration(wanted);
+        let mask = wkt::FieldMask::default().set_paths(["message_retention_duration"]);
+        match call(inner.topics.update_topic().set_topic(topic).set_update_mask(mask).send()).await {
+            Ok(_) => {
+                info!(topic = inner.topic, seconds = wanted.seconds(), "the topic now keeps its messages")
+            }
+            Err(failure) => {
+                let error = failure.of("updating the topic");
+                warn!(
+                    %error,
+                    kept,
+                    wanted = wanted.seconds(),
+                    "the topic does not keep its messages long enough: a new VM does not know what was \
+                     before it, and an outage may lose events. Mend it: gcloud pubsub topics update {} \
+                     --message-retention-duration={}s",
+                    inner.topic,
+                    wanted.seconds(),
+                );
+            }
         }
     }
 
@@ -126,9 +166,10 @@ impl PubSub {
         }
     }
 
-    /// The window, and never less than Pub/Sub allows. The settings keep it below the expiration.
+    /// The window and a little more, since its edge moves on while a VM joins; never less than Pub/Sub
+    /// allows. The settings keep it below the expiration.
     fn retention(&self) -> Duration {
-        self.0.window.max(LEAST_RETENTION)
+        (self.0.window + RETENTION_MARGIN).max(LEAST_RETENTION)
     }
 }
 

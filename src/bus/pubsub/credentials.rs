@@ -14,24 +14,22 @@ use serde_json::Value;
 
 use crate::config::{ConfigError, Env};
 
-const KEY_FILE: &str = "google-service-account.json";
-
 #[derive(Clone)]
 pub enum Credentials {
     /// The emulator's `host:port`.
     Emulator(String),
-    /// A service account's key.
-    Key(Value),
-    /// What Google's library finds by itself; `named` when the environment points it there.
-    Default { named: bool },
+    /// A service account's key, and which setting brought it.
+    Key(Value, String),
+    /// What Google's library finds by itself, and the setting that points it there.
+    Default(Option<String>),
 }
 
 impl Credentials {
-    /// Looks through the environment and the working directory.
+    /// Looks through the environment, and last for `key_file`.
     ///
     /// # Errors
     /// What is there can't be read or is no key; the error names it and never shows its contents.
-    pub fn find(env: &Env) -> Result<Self, ConfigError> {
+    pub fn find(env: &Env, key_file: &Path) -> Result<Self, ConfigError> {
         if let Some(host) = &env.pubsub_emulator_host {
             let port = host.rsplit_once(':').and_then(|(name, port)| Some((name, port.parse::<u16>().ok()?)));
             if !port.is_some_and(|(name, _)| !name.is_empty() && !name.contains('/')) {
@@ -44,30 +42,34 @@ impl Credentials {
             return Ok(Self::Emulator(host.clone()));
         }
         if let Some(json) = &env.google_service_account_json {
-            return Ok(Self::Key(key("GOOGLE_SERVICE_ACCOUNT_JSON", json)?));
+            let name = "GOOGLE_SERVICE_ACCOUNT_JSON";
+            return Ok(Self::Key(key(name, json)?, name.into()));
         }
         if let Some(path) = &env.google_application_credentials {
-            let found = read("GOOGLE_APPLICATION_CREDENTIALS", path)?;
+            let name = "GOOGLE_APPLICATION_CREDENTIALS";
+            let found = read(name, path)?;
+            let source = format!("{name}={path:?}");
             // Other kinds of file (a user's, a federated identity's) are the library's to understand.
             let is_key = found.get("type").and_then(Value::as_str) == Some("service_account");
-            return Ok(if is_key { Self::Key(found) } else { Self::Default { named: true } });
+            return Ok(if is_key { Self::Key(found, source) } else { Self::Default(Some(source)) });
         }
-        if Path::new(KEY_FILE).exists() {
-            return Ok(Self::Key(read("the file in the working directory", KEY_FILE)?));
+        if key_file.exists() {
+            let path = key_file.to_string_lossy();
+            return Ok(Self::Key(read("the file in the working directory", &path)?, path.into()));
         }
-        Ok(Self::Default { named: false })
+        Ok(Self::Default(None))
     }
 
     /// Nothing here asks for Pub/Sub.
     pub fn is_default(&self) -> bool {
-        matches!(self, Self::Default { named: false })
+        matches!(self, Self::Default(None))
     }
 
     /// The project that the key belongs to.
     pub fn project(&self) -> Option<String> {
         match self {
-            Self::Key(key) => key.get("project_id")?.as_str().map(str::to_owned),
-            Self::Emulator(_) | Self::Default { .. } => None,
+            Self::Key(key, _) => key.get("project_id")?.as_str().map(str::to_owned),
+            Self::Emulator(_) | Self::Default(_) => None,
         }
     }
 
@@ -75,17 +77,22 @@ impl Credentials {
     pub(super) fn endpoint(&self) -> Option<String> {
         match self {
             Self::Emulator(host) => Some(format!("http://{host}")),
-            Self::Key(_) | Self::Default { .. } => None,
+            Self::Key(..) | Self::Default(_) => None,
         }
     }
 
     pub(super) fn build(&self) -> Result<credentials::Credentials, ConfigError> {
-        let built = match self {
+        let (built, source) = match self {
             Self::Emulator(_) => return Ok(anonymous::Builder::new().build()),
-            Self::Key(key) => service_account::Builder::new(key.clone()).build(),
-            Self::Default { .. } => credentials::Builder::default().build(),
+            Self::Key(key, source) => (service_account::Builder::new(key.clone()).build(), source.as_str()),
+            Self::Default(source) => (
+                credentials::Builder::default().build(),
+                source.as_deref().unwrap_or("the default credentials of this machine"),
+            ),
         };
-        built.map_err(|error| ConfigError::new(format!("the Google credentials can't be used: {error}")))
+        built.map_err(|error| {
+            ConfigError::new(format!("{source}: these Google credentials can't be used: {error}"))
+        })
     }
 }
 
@@ -112,8 +119,8 @@ impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Emulator(host) => f.debug_tuple("Emulator").field(host).finish(),
-            Self::Key(_) => f.write_str("Key(…)"),
-            Self::Default { named } => f.debug_struct("Default").field("named", named).finish(),
+            Self::Key(_, source) => write!(f, "Key(… of {source})"),
+            Self::Default(source) => f.debug_tuple("Default").field(source).finish(),
         }
     }
 }

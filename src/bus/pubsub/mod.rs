@@ -13,15 +13,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use google_cloud_auth::credentials::Credentials as GoogleCredentials;
-use google_cloud_gax::retry_policy::RetryPolicyExt as _;
+use google_cloud_gax::retry_policy::{NeverRetry, RetryPolicyExt as _};
 use google_cloud_pubsub::client::{Publisher, Subscriber, SubscriptionAdmin, TopicAdmin};
 use google_cloud_pubsub::model;
-use google_cloud_pubsub::retry_policy::RetryableErrors;
 use google_cloud_pubsub::subscriber::MessageStream;
 use google_cloud_pubsub::subscriber::ShutdownBehavior;
 use google_cloud_pubsub::subscriber::handler::Handler;
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tracing::warn;
 
 pub use self::credentials::Credentials;
 pub use self::names::{check_characters, check_project, check_resource_name};
@@ -29,12 +27,9 @@ use super::{BusError, Delivery, Join, Message};
 use crate::config::ConfigError;
 use crate::identity::Identity;
 
-/// How long one message may wait for Google's yes. Longer than a hiccup, shorter than the
-/// patience of the person who pressed the button.
-pub const PUBLISH_PATIENCE: Duration = Duration::from_secs(30);
-
-/// Messages that may be waiting for it, of all sockets together.
-const MAX_UNDER_WAY: usize = 4_096;
+/// How long one try to publish may take before Google's library gives it up. The next try is the
+/// caller's: it may go over another connection, and knows when time is over.
+const PUBLISH_TRY: Duration = Duration::from_secs(5);
 
 /// The attribute that names the one VM a message is for.
 const TO: &str = "to";
@@ -65,7 +60,6 @@ struct Inner {
     subscriptions: SubscriptionAdmin,
     /// Replaced when the path is made anew: a client keeps its connection, even a dead one.
     publisher: RwLock<Publisher>,
-    under_way: Arc<Semaphore>,
 }
 
 impl PubSub {
@@ -110,7 +104,6 @@ impl PubSub {
             topics,
             subscriptions,
             publisher: RwLock::new(publisher),
-            under_way: Arc::new(Semaphore::new(MAX_UNDER_WAY)),
         })))
     }
 
@@ -122,7 +115,7 @@ impl PubSub {
             .fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
     }
 
-    pub(super) async fn join(&self, how: Join) -> Result<Inbox, BusError> {
+    pub(super) async fn join(&self, how: Join, since: i64) -> Result<Inbox, BusError> {
         if how == Join::Afresh {
             let inner = &self.0;
             let fresh = publisher(inner.topic.clone(), inner.endpoint.clone(), inner.credentials.clone());
@@ -132,7 +125,10 @@ impl PubSub {
             self.delete_subscription().await?;
         }
         self.make_subscription().await?;
-        self.seek_back().await;
+        if let Err(error) = self.seek(since).await {
+            // Live events come all the same, so this is no reason not to serve them.
+            warn!(%error, "what was published before this moment may be missing on this VM");
+        }
 
         let mut subscriber = Subscriber::builder().with_credentials(self.0.credentials.clone());
         if let Some(endpoint) = &self.0.endpoint {
@@ -155,23 +151,16 @@ impl PubSub {
         &self,
         message: Message,
     ) -> impl Future<Output = Result<(), BusError>> + Send + use<> {
-        let under_way = Arc::clone(&self.0.under_way).try_acquire_owned().map(|permit| {
-            let mut outgoing = model::Message::new().set_data(message.data);
-            if let Some(to) = message.to {
-                outgoing = outgoing.set_attributes([(TO, to)]);
-            }
-            let publisher = self.0.publisher.read().unwrap_or_else(PoisonError::into_inner);
-            (publisher.publish(outgoing), permit)
-        });
+        let mut outgoing = model::Message::new().set_data(message.data);
+        if let Some(to) = message.to {
+            outgoing = outgoing.set_attributes([(TO, to)]);
+        }
+        let publisher = self.0.publisher.read().unwrap_or_else(PoisonError::into_inner);
+        let confirmed = publisher.publish(outgoing);
         async move {
-            let Ok((confirmed, _permit)) = under_way else {
-                return Err(BusError(format!("{MAX_UNDER_WAY} messages are already waiting for the topic")));
-            };
-            // The library's own limit ends its retries; this one also ends a try that hangs.
-            match timeout(PUBLISH_PATIENCE, confirmed).await {
-                Ok(Ok(_message_id)) => Ok(()),
-                Ok(Err(error)) => Err(BusError(format!("publishing: {error}"))),
-                Err(_) => Err(BusError(format!("publishing: no answer in {} s", PUBLISH_PATIENCE.as_secs()))),
+            match confirmed.await {
+                Ok(_message_id) => Ok(()),
+                Err(error) => Err(BusError(format!("publishing: {error}"))),
             }
         }
     }
@@ -190,7 +179,7 @@ async fn publisher(
         .with_credentials(credentials)
         // Send at once; what comes within the same turn of the timer still goes together.
         .set_delay_threshold(Duration::ZERO)
-        .with_retry_policy(RetryableErrors.with_time_limit(PUBLISH_PATIENCE));
+        .with_retry_policy(NeverRetry.with_time_limit(PUBLISH_TRY));
     if let Some(endpoint) = endpoint {
         publisher = publisher.with_endpoint(endpoint);
     }

@@ -60,6 +60,12 @@ impl Emulator {
         get(self.port, &format!("/v1/projects/{PROJECT}/topics/{name}")).await.json()
     }
 
+    /// Makes a topic as somebody else would, who knows nothing of history.
+    pub async fn create_topic(&self, name: &str) {
+        let path = format!("/v1/projects/{PROJECT}/topics/{name}");
+        assert_eq!(http::request(self.port, "PUT", &path, &[], "{}").await.unwrap().status, 200);
+    }
+
     /// Puts raw base64 data on the topic, past any VM.
     pub async fn publish(&self, base64: &str) {
         let path = format!("/v1/projects/{PROJECT}/topics/ALIEN_NOTIFICATIONS:publish");

@@ -1,0 +1,466 @@
+//! What has been heard of each VM's sequence, and what has not: the proof that nothing is missing.
+//!
+//! Each VM's process numbers its events without gaps, and its beacons tell the last number. A number
+//! that others go beyond is a hole here: still under way, or lost on it. One that stays open is sought
+//! by winding the subscription back; one that can't be filled is remembered as a gap for as long as
+//! the window reaches, and told to everybody whom it may concern.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::event::{Heard, Sequence};
+
+/// Messages of one moment overtake one another; this is longer than they do.
+const OVERTAKING: Duration = Duration::from_secs(1);
+
+/// A hole that stays open so long is sought, and again after as long.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// After so many searches it is a gap.
+const SEARCHES: u32 = 3;
+
+/// Processes remembered, of all VMs.
+const MAX_RUNS: usize = 20_000;
+
+/// Holes of one process. Beyond that they are merged, which says too much is missing, never too little.
+const MAX_HOLES: usize = 256;
+
+/// Ended processes that one beacon vouches for.
+const VOUCHED: usize = 16;
+
+pub struct Ledger {
+    /// What was published before this (µs) is not awaited: it is older than this VM's memory.
+    edge: i64,
+    runs: HashMap<String, Vec<Run>>,
+    count: usize,
+    /// Something published before this may have been missed unnoticed, in µs.
+    reaches: i64,
+    /// Where the next list of ended processes begins.
+    turn: usize,
+}
+
+/// One process of one VM.
+struct Run {
+    started: i64,
+    /// Numbers below are beyond the window; they were given before `first_at` (µs).
+    first: u64,
+    first_at: i64,
+    /// One above the highest number known of.
+    next: u64,
+    /// When it was last heard of, in µs by the topic's clock.
+    at: i64,
+    /// In the order of their numbers.
+    holes: Vec<Hole>,
+}
+
+#[derive(Clone, Debug)]
+struct Hole {
+    numbers: Range<u64>,
+    /// Between what times it was published, in µs.
+    published: (i64, i64),
+    noticed: Instant,
+    searches: u32,
+    lost: bool,
+}
+
+/// What is to be done about holes that stay open.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Overdue {
+    /// Wind back to this time (µs).
+    pub seek: Option<i64>,
+    /// Holes found open too long just now.
+    pub late: usize,
+    /// Events given up just now, and between what times they were published (µs).
+    pub lost: Option<(u64, (i64, i64))>,
+}
+
+impl Ledger {
+    /// A ledger of what was published since `edge` (µs).
+    pub fn new(edge: i64) -> Self {
+        Self { edge, runs: HashMap::new(), count: 0, reaches: edge, turn: 0 }
+    }
+
+    /// Notes an event that was published at `at` (µs); false when it was heard before.
+    pub fn hear(&mut self, instance: &str, sequence: &Sequence, at: i64) -> bool {
+        let number = sequence.number;
+        let run = self.run(instance, sequence);
+        let new = if number >= run.next {
+            run.expect(number, at);
+            run.next = number + 1;
+            true
+        } else {
+            run.fill(number)
+        };
+        run.at = run.at.max(at);
+        new
+    }
+
+    /// Notes what a VM says at `at` (µs) of a process, its own or another's: all up to
+    /// `sequence.number` is on the topic, but for the numbers it gave up.
+    pub fn learn(&mut self, instance: &str, sequence: &Sequence, given_up: &[Range<u64>], at: i64) {
+        let run = self.run(instance, sequence);
+        run.expect(sequence.number.saturating_add(1), at);
+        for numbers in given_up {
+            run.give_up(numbers);
+        }
+        run.at = run.at.max(at);
+    }
+
+    fn run(&mut self, instance: &str, sequence: &Sequence) -> &mut Run {
+        let first = sequence.first.clamp(1, sequence.number.saturating_add(1));
+        let first_at = sequence.first_at.saturating_mul(1000);
+        if !self.runs.get(instance).is_some_and(|runs| runs.iter().any(|run| run.started == sequence.started))
+        {
+            if self.count >= MAX_RUNS {
+                self.forget_oldest();
+            }
+            self.count += 1;
+            let run = Run {
+                started: sequence.started,
+                first: 1,
+                first_at: sequence.started.saturating_mul(1000),
+                next: 1,
+                at: first_at,
+                holes: Vec::new(),
+            };
+            self.runs.entry(instance.to_owned()).or_default().push(run);
+        }
+        let runs = self.runs.entry(instance.to_owned()).or_default();
+        let index = runs.iter().position(|run| run.started == sequence.started).unwrap_or(0);
+        let run = &mut runs[index];
+        if run.raise(first, first_at) {
+            self.reaches = self.reaches.max(first_at);
+        }
+        run
+    }
+
+    /// What is to be done now about holes that stay open.
+    pub fn overdue(&mut self) -> Overdue {
+        let mut overdue = Overdue::default();
+        for hole in self.awaited_mut() {
+            if hole.noticed.elapsed() < PATIENCE * (hole.searches + 1) {
+                continue;
+            }
+            if hole.searches == SEARCHES {
+                hole.lost = true;
+                let (count, (from, to)) = overdue.lost.unwrap_or((0, hole.published));
+                let range = (from.min(hole.published.0), to.max(hole.published.1));
+                overdue.lost = Some((count + (hole.numbers.end - hole.numbers.start), range));
+                continue;
+            }
+            overdue.late += usize::from(hole.searches == 0);
+            hole.searches += 1;
+            overdue.seek = Some(overdue.seek.map_or(hole.published.0, |seek| seek.min(hole.published.0)));
+        }
+        overdue
+    }
+
+    /// The topic begins to bring anew what may be missing: holes have their time again.
+    pub fn wait_again(&mut self) {
+        for hole in self.awaited_mut() {
+            hole.noticed = Instant::now();
+            hole.searches = 0;
+        }
+    }
+
+    /// Whether nothing is awaited.
+    pub fn is_whole(&self) -> bool {
+        self.awaited_since().is_none()
+    }
+
+    /// Between what times (µs) something is missing that was published at or after `since`.
+    pub fn missing(&self, since: i64) -> Option<(i64, i64)> {
+        self.holes()
+            .filter(|hole| hole.published.1 >= since)
+            .filter(|hole| hole.lost || hole.noticed.elapsed() > OVERTAKING)
+            .map(|hole| hole.published)
+            .reduce(|(from, to), (other_from, other_to)| (from.min(other_from), to.max(other_to)))
+    }
+
+    /// Everything published before this (µs) was heard or is lost for good. None: nothing is awaited.
+    pub fn awaited_since(&self) -> Option<i64> {
+        self.holes().filter(|hole| !hole.lost).map(|hole| hole.published.0).min()
+    }
+
+    /// Something published before this (µs) may have been missed unnoticed.
+    pub fn reaches(&self) -> i64 {
+        self.reaches
+    }
+
+    /// Some of the processes that no longer speak for themselves; each time others, in turn.
+    pub fn vouch(&mut self, speaks: impl Fn(&str, i64) -> bool) -> Vec<Heard> {
+        let ended: Vec<_> = self
+            .runs
+            .iter()
+            .flat_map(|(instance, runs)| runs.iter().map(move |run| (instance, run)))
+            .filter(|(instance, run)| run.next > run.first && !speaks(instance, run.started))
+            .collect();
+        self.turn = if self.turn < ended.len() { self.turn } else { 0 };
+        let chosen = ended.iter().cycle().skip(self.turn).take(VOUCHED.min(ended.len()));
+        let heard =
+            chosen.map(|(instance, run)| Heard { instance: (*instance).clone(), sequence: run.told() });
+        let heard = heard.collect();
+        self.turn += VOUCHED;
+        heard
+    }
+
+    /// Forgets processes that were last heard of before `oldest` (µs).
+    pub fn forget(&mut self, oldest: i64) {
+        let mut reaches = self.reaches;
+        self.runs.retain(|_, runs| {
+            runs.retain(|run| {
+                let keep = run.at >= oldest;
+                if !keep {
+                    reaches = run.holes.iter().map(|hole| hole.published.1).fold(reaches, i64::max);
+                }
+                keep
+            });
+            !runs.is_empty()
+        });
+        self.reaches = reaches;
+        self.count = self.runs.values().map(Vec::len).sum();
+    }
+
+    /// More processes than any fleet has: somebody plays with the topic. The older half goes.
+    fn forget_oldest(&mut self) {
+        let mut times: Vec<_> = self.runs.values().flatten().map(|run| run.at).collect();
+        let middle = times.len() / 2;
+        let (_, oldest, _) = times.select_nth_unstable(middle);
+        let oldest = *oldest;
+        self.forget(oldest);
+        self.reaches = self.reaches.max(oldest);
+        if self.count >= MAX_RUNS {
+            self.runs.clear();
+            self.count = 0;
+        }
+    }
+
+    fn holes(&self) -> impl Iterator<Item = &Hole> {
+        let edge = self.edge;
+        self.runs.values().flatten().flat_map(move |run| {
+            let beyond = usize::from(run.begins_beyond(edge));
+            &run.holes[beyond..]
+        })
+    }
+
+    fn awaited_mut(&mut self) -> impl Iterator<Item = &mut Hole> {
+        let edge = self.edge;
+        let holes = self.runs.values_mut().flatten().flat_map(move |run| {
+            let beyond = usize::from(run.begins_beyond(edge));
+            &mut run.holes[beyond..]
+        });
+        holes.filter(|hole| !hole.lost)
+    }
+}
+
+impl Run {
+    /// Whether its first hole is of what was published before `edge`, as far as is known.
+    fn begins_beyond(&self, edge: i64) -> bool {
+        self.holes.first().is_some_and(|hole| hole.numbers.start == self.first && hole.published.0 < edge)
+    }
+
+    /// The window moved on to `first`; true when something below was never heard.
+    fn raise(&mut self, first: u64, first_at: i64) -> bool {
+        if first <= self.first {
+            return false;
+        }
+        self.first = first;
+        self.first_at = first_at;
+        let mut missed = self.next < first;
+        self.next = self.next.max(first);
+        self.holes.retain_mut(|hole| {
+            if hole.numbers.start < first {
+                missed = true;
+                hole.numbers.start = first;
+                hole.published.0 = hole.published.0.max(first_at);
+                hole.published.1 = hole.published.1.max(first_at);
+            }
+            !hole.numbers.is_empty()
+        });
+        missed
+    }
+
+    /// All below `end` was published by `at`: what was not heard of it is a hole.
+    fn expect(&mut self, end: u64, at: i64) {
+        if end <= self.next {
+            return;
+        }
+        self.holes.push(Hole {
+            numbers: self.next..end,
+            published: (self.at.min(at), at),
+            noticed: Instant::now(),
+            searches: 0,
+            lost: false,
+        });
+        self.next = end;
+        if self.holes.len() > MAX_HOLES {
+            let second = self.holes.remove(1);
+            let first = &mut self.holes[0];
+            first.numbers.end = second.numbers.end;
+            first.published.1 = first.published.1.max(second.published.1);
+        }
+    }
+
+    /// Closes the hole at `number`; false when there is none.
+    fn fill(&mut self, number: u64) -> bool {
+        let Some(index) = self.holes.iter().position(|hole| hole.numbers.contains(&number)) else {
+            return false;
+        };
+        self.cut(index, &(number..number + 1));
+        true
+    }
+
+    fn give_up(&mut self, numbers: &Range<u64>) {
+        for index in (0..self.holes.len()).rev() {
+            self.cut(index, numbers);
+        }
+    }
+
+    /// Takes `numbers` out of a hole, of which nothing, or what is on both sides, may be left.
+    fn cut(&mut self, index: usize, numbers: &Range<u64>) {
+        let hole = self.holes[index].clone();
+        let before = hole.numbers.start..hole.numbers.end.min(numbers.start);
+        let after = hole.numbers.start.max(numbers.end)..hole.numbers.end;
+        let left = [before, after].into_iter().filter(|numbers| !numbers.is_empty());
+        self.holes.splice(index..=index, left.map(|numbers| Hole { numbers, ..hole.clone() }));
+    }
+
+    fn told(&self) -> Sequence {
+        Sequence {
+            started: self.started,
+            number: self.next - 1,
+            first: self.first,
+            first_at: self.first_at / 1000,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sequence(number: u64) -> Sequence {
+        Sequence { started: 1, number, first: 1, first_at: 0 }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_number_is_new_once() {
+        let mut ledger = Ledger::new(0);
+        assert!(ledger.hear("a", &sequence(1), 1));
+        assert!(ledger.hear("a", &sequence(4), 4));
+        assert!(!ledger.is_whole());
+        assert!(ledger.hear("a", &sequence(2), 5) && !ledger.hear("a", &sequence(2), 6));
+        assert!(!ledger.is_whole());
+        assert!(ledger.hear("a", &sequence(3), 7));
+        assert!(ledger.is_whole());
+        for number in 1..=4 {
+            assert!(!ledger.hear("a", &sequence(number), 8));
+        }
+        assert!(ledger.hear("b", &sequence(1), 9), "another VM's");
+        let restarted = Sequence { started: 2, ..sequence(1) };
+        assert!(ledger.hear("a", &restarted, 10), "another process's");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_beacon_shows_what_is_missing_at_the_end() {
+        let mut ledger = Ledger::new(0);
+        ledger.hear("a", &sequence(1), 100);
+        ledger.learn("a", &sequence(3), &[], 200);
+        assert_eq!(ledger.awaited_since(), Some(100));
+        assert_eq!(ledger.missing(0), None, "it may just have been overtaken");
+        tokio::time::advance(OVERTAKING * 2).await;
+        assert_eq!(ledger.missing(150), Some((100, 200)));
+        assert_eq!(ledger.missing(201), None, "not missing for one that has all up to there");
+        ledger.learn("a", &sequence(3), &[2..3, 3..4], 300);
+        assert!(ledger.is_whole(), "they will never come, and their senders know");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hole_is_sought_and_at_last_given_up_but_still_filled_when_it_comes() {
+        let mut ledger = Ledger::new(0);
+        ledger.hear("a", &sequence(1), 100);
+        ledger.hear("a", &sequence(4), 400);
+        assert_eq!(ledger.overdue(), Overdue::default());
+        for search in 0..SEARCHES {
+            tokio::time::advance(PATIENCE).await;
+            let expected = Overdue { seek: Some(100), late: usize::from(search == 0), lost: None };
+            assert_eq!(ledger.overdue(), expected);
+            assert_eq!(ledger.overdue(), Overdue::default());
+        }
+        tokio::time::advance(PATIENCE).await;
+        assert_eq!(ledger.overdue().lost, Some((2, (100, 400))));
+        assert_eq!(ledger.overdue(), Overdue::default());
+        assert!(ledger.is_whole() && ledger.awaited_since().is_none());
+        assert_eq!(ledger.missing(0), Some((100, 400)));
+        assert!(ledger.hear("a", &sequence(2), 500) && ledger.hear("a", &sequence(3), 500));
+        assert_eq!(ledger.missing(0), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_window_left_behind_is_not_awaited_but_not_vouched_for_either() {
+        let mut ledger = Ledger::new(0);
+        let late = Sequence { first: 10, first_at: 5, ..sequence(12) };
+        assert!(ledger.hear("a", &late, 7_000));
+        assert_eq!(ledger.reaches(), 5_000, "nine numbers before that were never heard here");
+        assert!(ledger.hear("a", &Sequence { number: 10, ..late }, 7_001));
+        assert!(!ledger.hear("a", &Sequence { number: 9, ..late }, 7_002), "older than the window");
+        let later = Sequence { first: 12, first_at: 6, number: 12, ..late };
+        ledger.learn("a", &later, &[], 7_003);
+        assert!(ledger.is_whole());
+        assert_eq!(ledger.reaches(), 6_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_newborn_does_not_wait_for_what_is_older_than_its_memory() {
+        let mut ledger = Ledger::new(5_000);
+        // An old message speaks of its own time's window.
+        let old = Sequence { first: 10, first_at: 4, ..sequence(20) };
+        ledger.hear("a", &old, 6_000);
+        assert!(ledger.is_whole());
+        assert!(ledger.hear("a", &Sequence { number: 19, ..old }, 6_000), "it may come all the same");
+        // A fresh one speaks of what this VM can have.
+        let fresh = Sequence { first: 15, first_at: 5, number: 20, ..old };
+        ledger.learn("a", &fresh, &[], 7_000);
+        assert_eq!(ledger.awaited_since(), Some(5_000));
+        assert!(ledger.hear("a", &Sequence { number: 18, ..fresh }, 7_000));
+        assert!(!ledger.is_whole());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ended_processes_are_vouched_for_in_turn() {
+        let mut ledger = Ledger::new(0);
+        for vm in 0..VOUCHED + 4 {
+            ledger.hear(&format!("vm-{vm}"), &sequence(1), 1);
+        }
+        let mut other = Ledger::new(0);
+        for _ in 0..2 {
+            let told = ledger.vouch(|instance, _| instance == "vm-0");
+            assert_eq!(told.len(), VOUCHED);
+            for heard in told {
+                other.learn(&heard.instance, &heard.sequence, &[], 2);
+            }
+        }
+        assert_eq!(other.count, VOUCHED + 3, "all but the one that speaks for itself");
+        assert!(!other.is_whole());
+        ledger.forget(2);
+        assert_eq!((ledger.count, ledger.runs.len()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn memory_is_bounded() {
+        let mut ledger = Ledger::new(0);
+        for number in 1..2_000 {
+            ledger.hear("a", &sequence(2 * number), i64::try_from(number).unwrap());
+        }
+        assert_eq!(ledger.runs["a"][0].holes.len(), MAX_HOLES);
+        assert_eq!(ledger.holes().map(|hole| hole.published.0).min(), Some(0), "and none is forgotten");
+        for started in 0..2 * MAX_RUNS {
+            let started = i64::try_from(started).unwrap();
+            ledger.hear("b", &Sequence { started, ..sequence(1) }, started);
+        }
+        assert!(ledger.count <= MAX_RUNS);
+    }
+}

@@ -1,0 +1,298 @@
+//! What this VM has accepted and the topic has not confirmed: numbered, retried, and bounded.
+//!
+//! Nothing is dropped in silence. An event is tried again, over new connections too, until the topic
+//! has it or its time is over; its sender is told which. Every event has the next number of this
+//! process's sequence, by which other VMs see that they have all. The number of one that was given up
+//! is told in beacons, so that nobody waits for it.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::select;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::bus::{Bus, BusError, Message};
+use crate::clock::{self, Backoff, micros};
+use crate::event::{Event, Sequence, Told};
+
+/// How long an event is tried. Longer than a hiccup, shorter than the patience of the person who
+/// pressed the button.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One try's time: a connection that died in silence is replaced meanwhile.
+const TRY: Duration = Duration::from_secs(5);
+
+/// What may be waiting, of all sockets together.
+const MAX_EVENTS: usize = 4_096;
+const MAX_BYTES: usize = 8 << 20;
+
+/// The window's beginning is known to one part in so many.
+const MARKS: u32 = 32;
+
+/// Ranges of given-up numbers waiting to be told. An outage makes one; beyond that the oldest are
+/// left to the others' patience.
+const MAX_GIVEN_UP: usize = 256;
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Publishing(Arc<Shared>);
+
+struct Shared {
+    bus: Bus,
+    events: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
+    // A std mutex: held for a few instructions, never over an await.
+    numbers: Mutex<Numbers>,
+    tasks: TaskTracker,
+    /// Time is over for all.
+    ending: CancellationToken,
+    /// A try has failed.
+    trouble: AtomicBool,
+}
+
+impl Publishing {
+    /// `window` is how far back other VMs want to hear, as history does.
+    pub fn new(bus: Bus, window: Duration) -> Self {
+        Self(Arc::new(Shared {
+            bus,
+            events: Arc::new(Semaphore::new(MAX_EVENTS)),
+            bytes: Arc::new(Semaphore::new(MAX_BYTES)),
+            numbers: Mutex::new(Numbers::new(window)),
+            tasks: TaskTracker::new(),
+            ending: CancellationToken::new(),
+            trouble: AtomicBool::new(false),
+        }))
+    }
+
+    /// Puts `event` on the bus, with the next number of this process. `done` hears whether the bus
+    /// has it for certain.
+    pub fn publish(&self, mut event: Event, done: impl FnOnce(Result<(), BusError>) + Send + 'static) {
+        let room = Arc::clone(&self.0.events).try_acquire_owned();
+        let size = u32::try_from(event.data.get().len()).unwrap_or(u32::MAX);
+        let bytes = Arc::clone(&self.0.bytes).try_acquire_many_owned(size);
+        let (Ok(room), Ok(bytes)) = (room, bytes) else {
+            return done(Err(BusError("too much is waiting for the topic already".into())));
+        };
+        event.sequence = self.numbers().next();
+        let number = event.sequence.number;
+        let message = Message { data: Told::Event(event).encode(), to: None };
+        // Under way when this returns, so that events leave in the order of their numbers.
+        let first = self.0.bus.publish(message.clone());
+        let publishing = self.clone();
+        self.0.tasks.spawn(async move {
+            let confirmed = publishing.try_until_confirmed(first, message).await;
+            publishing.numbers().settle(number, confirmed.is_ok());
+            drop((room, bytes));
+            done(confirmed);
+        });
+    }
+
+    async fn try_until_confirmed(
+        &self,
+        under_way: impl Future<Output = Result<(), BusError>> + Send,
+        message: Message,
+    ) -> Result<(), BusError> {
+        let end = Instant::now() + PATIENCE;
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(4));
+        let mut error = match self.one_try(under_way, end).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        loop {
+            self.0.trouble.store(true, Ordering::Relaxed);
+            let next = Instant::now() + backoff.wait();
+            if next >= end {
+                return Err(error);
+            }
+            select! {
+                () = sleep_until(next) => {}
+                () = self.0.ending.cancelled() => return Err(error),
+            }
+            match self.one_try(self.0.bus.publish(message.clone()), end).await {
+                Ok(()) => return Ok(()),
+                Err(again) => error = again,
+            }
+        }
+    }
+
+    async fn one_try(
+        &self,
+        under_way: impl Future<Output = Result<(), BusError>>,
+        end: Instant,
+    ) -> Result<(), BusError> {
+        select! {
+            answer = timeout_at(end.min(Instant::now() + TRY), under_way) => {
+                answer.unwrap_or_else(|_| Err(BusError("publishing: no answer in time".into())))
+            }
+            () = self.0.ending.cancelled() => Err(BusError("publishing: this VM is leaving".into())),
+        }
+    }
+
+    /// Where this process's sequence stands, for a beacon: all up to its number is settled.
+    pub fn settled(&self) -> Sequence {
+        self.numbers().settled()
+    }
+
+    /// The settled numbers that were given up and are not told yet; [`Publishing::told`] when they are.
+    pub fn given_up(&self) -> Vec<Range<u64>> {
+        let mut numbers = self.numbers();
+        let end = numbers.settled().number + 1;
+        numbers.given_up.iter().filter(|numbers| numbers.end <= end).cloned().collect()
+    }
+
+    pub fn told(&self, given_up: &[Range<u64>]) {
+        self.numbers().given_up.retain(|numbers| !given_up.contains(numbers));
+    }
+
+    /// Whether a try has failed since this was last asked.
+    pub fn had_trouble(&self) -> bool {
+        self.0.trouble.swap(false, Ordering::Relaxed)
+    }
+
+    /// Waits for what is under way, for so long; what is not confirmed then is told to its sender as
+    /// not taken. Returns how many that were.
+    pub async fn finish(&self, patience: Duration) -> usize {
+        self.0.tasks.close();
+        if tokio::time::timeout(patience, self.0.tasks.wait()).await.is_ok() {
+            return 0;
+        }
+        let unconfirmed = self.0.tasks.len();
+        self.0.ending.cancel();
+        self.0.tasks.wait().await;
+        unconfirmed
+    }
+
+    fn numbers(&self) -> MutexGuard<'_, Numbers> {
+        self.0.numbers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// This process's sequence.
+struct Numbers {
+    window: Duration,
+    started: i64,
+    last: u64,
+    /// When the last one was given, in ms.
+    last_at: i64,
+    unsettled: BTreeSet<u64>,
+    given_up: Vec<Range<u64>>,
+    /// Times (ms) in the window, and the first number given at or after each.
+    marks: VecDeque<(i64, u64)>,
+}
+
+impl Numbers {
+    fn new(window: Duration) -> Self {
+        let started = clock::now_millis();
+        Self {
+            window,
+            started,
+            last: 0,
+            last_at: started,
+            unsettled: BTreeSet::new(),
+            given_up: Vec::new(),
+            marks: VecDeque::new(),
+        }
+    }
+
+    fn next(&mut self) -> Sequence {
+        let now = clock::now_millis();
+        self.last += 1;
+        self.last_at = now;
+        self.unsettled.insert(self.last);
+        let step = micros(self.window / MARKS) / 1000;
+        if self.marks.back().is_none_or(|(at, _)| now - at >= step) {
+            self.marks.push_back((now, self.last));
+        }
+        self.sequence(self.last)
+    }
+
+    fn settle(&mut self, number: u64, confirmed: bool) {
+        self.unsettled.remove(&number);
+        if confirmed {
+            return;
+        }
+        let before = self.given_up.iter_mut().find(|numbers| numbers.end == number);
+        match before {
+            Some(numbers) => numbers.end += 1,
+            None => self.given_up.push(number..number + 1),
+        }
+        if self.given_up.len() > MAX_GIVEN_UP {
+            self.given_up.remove(0);
+        }
+    }
+
+    fn settled(&mut self) -> Sequence {
+        let number = self.unsettled.first().map_or(self.last, |number| number - 1);
+        self.sequence(number)
+    }
+
+    fn sequence(&mut self, number: u64) -> Sequence {
+        let oldest = clock::now_millis() - micros(self.window) / 1000;
+        while self.marks.front().is_some_and(|(at, _)| *at < oldest) {
+            self.marks.pop_front();
+        }
+        // All before the first mark was given before its time; without marks, by the last one's.
+        let (first_at, first) = self.marks.front().copied().unwrap_or((self.last_at + 1, self.last + 1));
+        Sequence { started: self.started, number, first: first.min(number + 1), first_at }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_beacon_speaks_only_of_what_is_settled() {
+        let mut numbers = Numbers::new(Duration::from_secs(3600));
+        assert_eq!(numbers.settled().number, 0);
+        for expected in 1..=4 {
+            assert_eq!(numbers.next().number, expected);
+        }
+        numbers.settle(2, true);
+        numbers.settle(4, true);
+        assert_eq!(numbers.settled().number, 0);
+        numbers.settle(1, true);
+        assert_eq!(numbers.settled().number, 2);
+        numbers.settle(3, false);
+        assert_eq!(numbers.settled().number, 4);
+        assert_eq!(numbers.given_up.first(), Some(&(3..4)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_window_moves_on() {
+        let mut numbers = Numbers::new(Duration::from_secs(320));
+        let begun = numbers.started;
+        for _ in 0..40 {
+            numbers.next();
+            tokio::time::advance(Duration::from_secs(10)).await;
+        }
+        // 400 s after the first, the window begins at 80 s, where the ninth was given.
+        let sequence = numbers.settled();
+        assert_eq!((sequence.first, sequence.number), (1, 0), "nothing is settled yet");
+        (1..=40).for_each(|number| numbers.settle(number, true));
+        let sequence = numbers.settled();
+        assert_eq!((sequence.first, sequence.first_at, sequence.number), (9, begun + 80_000, 40));
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        let sequence = numbers.settled();
+        assert_eq!((sequence.first, sequence.first_at, sequence.number), (41, begun + 390_001, 40));
+    }
+
+    #[test]
+    fn what_is_given_up_is_told_in_ranges() {
+        let mut numbers = Numbers::new(Duration::from_secs(1));
+        for number in [5, 6, 7, 9] {
+            numbers.settle(number, false);
+        }
+        assert_eq!(numbers.given_up, [5..8, 9..10]);
+        for number in 0..10_000 {
+            numbers.settle(20 + 2 * number, false);
+        }
+        assert_eq!(numbers.given_up.len(), MAX_GIVEN_UP);
+    }
+}
