@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+#[cfg(not(test))]
 use uuid::Uuid;
 
 /// Microseconds since the epoch.
@@ -41,10 +42,17 @@ pub fn random_part(whole: Duration) -> Duration {
 }
 
 /// A random number from 0 to 1.
+#[cfg(not(test))]
 pub fn random_share() -> f64 {
     // The only chance the program needs beside its ids; those come from the same good source.
     let (bits, _) = Uuid::new_v4().as_u64_pair();
     (bits >> 16) as f64 / (u64::MAX >> 16) as f64
+}
+
+/// In tests chance can be repeated.
+#[cfg(test)]
+pub fn random_share() -> f64 {
+    fastrand::f64()
 }
 
 /// Waits that double from `first` to `most`, each with up to half of it taken off at random, so

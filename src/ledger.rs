@@ -69,8 +69,8 @@ struct Hole {
 /// What is to be done about holes that stay open.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Overdue {
-    /// Wind back to this time (µs).
-    pub seek: Option<i64>,
+    /// Some are to be sought now.
+    pub seek: bool,
     /// Holes found open too long just now.
     pub late: usize,
     /// Events given up just now, and between what times they were published (µs).
@@ -153,7 +153,7 @@ impl Ledger {
             }
             overdue.late += usize::from(hole.searches == 0);
             hole.searches += 1;
-            overdue.seek = Some(overdue.seek.map_or(hole.published.0, |seek| seek.min(hole.published.0)));
+            overdue.seek = true;
         }
         overdue
     }
@@ -386,7 +386,7 @@ mod tests {
         assert_eq!(ledger.overdue(), Overdue::default());
         for search in 0..SEARCHES {
             tokio::time::advance(PATIENCE).await;
-            let expected = Overdue { seek: Some(100), late: usize::from(search == 0), lost: None };
+            let expected = Overdue { seek: true, late: usize::from(search == 0), lost: None };
             assert_eq!(ledger.overdue(), expected);
             assert_eq!(ledger.overdue(), Overdue::default());
         }

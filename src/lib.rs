@@ -34,3 +34,6 @@ pub mod clock;
 pub mod logs;
 pub mod metrics;
 pub mod signals;
+
+#[cfg(test)]
+mod model;

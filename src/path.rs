@@ -64,7 +64,7 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
     let mut how = Join::Resume;
     while !stop.is_cancelled() {
         let bus = path.relay.bus.clone();
-        let mut joining = pin!(bus.join(how, path.relay.missed_since()));
+        let mut joining = pin!(bus.join(how, path.relay.memory_begins()));
         let joined = select! {
             joined = &mut joining => joined,
             () = stop.cancelled() => {
@@ -160,13 +160,15 @@ impl Path {
             let mut next = pin!(inbox.next());
             let delivery = loop {
                 select! {
-                    delivery = &mut next => break delivery,
+                    // The tick first, or a backlog would keep it waiting.
+                    biased;
                     _ = tick.tick() => {
                         if let Some(why) = self.overdue(heard) {
                             return (why, Join::Afresh);
                         }
                         self.tend(heard);
                     }
+                    delivery = &mut next => break delivery,
                 }
             };
             match delivery {
@@ -192,11 +194,11 @@ impl Path {
         }
         self.settle();
         self.relay.tend_fleet();
-        if let Some(since) = self.relay.tend_ledger() {
+        if self.relay.tend_ledger() {
             let relay = Arc::clone(&self.relay);
             relay.metrics.seeks.inc();
             tokio::spawn(async move {
-                if let Err(error) = relay.bus.seek(since).await {
+                if let Err(error) = relay.bus.seek(relay.memory_begins()).await {
                     debug!(%error, "the topic can't be asked again now");
                 }
             });

@@ -217,6 +217,17 @@ impl Relay {
         state.latest = state.latest.max(Some(at));
         // By its number when the topic repeats it, by its id when the client did.
         let new = state.ledger.hear(&event.origin.instance, &event.sequence, at);
+        #[cfg(test)]
+        if std::env::var("DBG_ID").is_ok_and(|id| id == event.id) {
+            println!(
+                "DBG {} {} hears {} {:?} at {at} new {new} reaches {}",
+                clock::now_micros(),
+                self.identity().instance(),
+                event.id,
+                event.sequence,
+                state.history.reaches()
+            );
+        }
         if !new || !state.history.first_sight(&event.id) {
             self.metrics.duplicates.inc();
             return;
@@ -240,14 +251,12 @@ impl Relay {
         self.metrics.fleet.set(state.fleet.len() as i64);
     }
 
-    /// From when on (µs) this VM may have missed something: where a join is to begin.
-    pub fn missed_since(&self) -> i64 {
-        let state = self.state();
+    /// From when on (µs) the bus is to bring everything again, where something may have been missed: as
+    /// far as memory reaches. Not less: winding a subscription back drops what it still held of before.
+    pub fn memory_begins(&self) -> i64 {
         // A little more than the window, whose edge other VMs' clocks see elsewhere.
         let oldest = clock::now_micros() - micros(self.config.history.age + OVERLAP);
-        let Some(latest) = state.latest else { return oldest };
-        let awaited = state.ledger.awaited_since().unwrap_or(latest);
-        (latest - micros(OVERLAP)).min(awaited).max(oldest)
+        (self.state().history.reaches() - micros(OVERLAP)).max(oldest)
     }
 
     /// The bus begins to bring anew what was missed.
@@ -267,8 +276,8 @@ impl Relay {
         ledger.vouch(|instance, started| fleet.is_alive(instance, started))
     }
 
-    /// Sees to holes in what was heard; returns from when on (µs) the bus is to bring it again.
-    pub fn tend_ledger(&self) -> Option<i64> {
+    /// Sees to holes in what was heard; true when the bus is to bring it again.
+    pub fn tend_ledger(&self) -> bool {
         let mut state = self.state();
         let overdue = state.ledger.overdue();
         if overdue.late > 0 {
@@ -285,7 +294,7 @@ impl Relay {
         }
         let oldest = clock::now_micros() - micros(self.config.history.age + OVERLAP);
         state.ledger.forget(oldest);
-        overdue.seek.map(|seek| seek.max(oldest))
+        overdue.seek
     }
 
     /// Forgets VMs that fell silent, and tells the sockets what changed in the fleet.

@@ -86,23 +86,7 @@ pub async fn run(
     if !path.is_finished() {
         let _ = path.await;
     }
-    let published = async {
-        let unconfirmed = relay.publishing.finish(LAST_CALLS).await;
-        if unconfirmed > 0 {
-            warn!(unconfirmed, "not all that was accepted could be published; its senders are told");
-        }
-        // After the last event, so that the others know that they have all.
-        let _ = timeout(FAREWELL, path::farewell(&relay)).await;
-    };
-    let (left, ()) = tokio::join!(timeout(LAST_CALLS, relay.bus.leave()), published);
-    match left {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => warn!(%error, "the subscription stays; it expires by itself after a day"),
-        Err(_) => warn!("no answer from the topic; the subscription, if it stays, expires after a day"),
-    }
-
-    let count = u32::try_from(relay.clients()).unwrap_or(u32::MAX);
-    relay.close_sockets(CLOSING.min(CLOSING_EACH * count), SPREAD).await;
+    leave(&relay).await;
     sockets.close();
     if timeout(LAST_WORDS, sockets.wait()).await.is_err() {
         info!(sockets = sockets.len(), "sockets that did not answer the close are dropped");
@@ -113,4 +97,25 @@ pub async fn run(
     }
     info!(took = ?begun.elapsed(), "left");
     ended
+}
+
+/// Leaves the topic, with all that was accepted published or answered, and then sends the sockets away.
+pub(crate) async fn leave(relay: &Relay) {
+    let published = async {
+        let unconfirmed = relay.publishing.finish(LAST_CALLS).await;
+        if unconfirmed > 0 {
+            warn!(unconfirmed, "not all that was accepted could be published; its senders are told");
+        }
+        // After the last event, so that the others know that they have all.
+        let _ = timeout(FAREWELL, path::farewell(relay)).await;
+    };
+    let (left, ()) = tokio::join!(timeout(LAST_CALLS, relay.bus.leave()), published);
+    match left {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => warn!(%error, "the subscription stays; it expires by itself after a day"),
+        Err(_) => warn!("no answer from the topic; the subscription, if it stays, expires after a day"),
+    }
+
+    let count = u32::try_from(relay.clients()).unwrap_or(u32::MAX);
+    relay.close_sockets(CLOSING.min(CLOSING_EACH * count), SPREAD).await;
 }

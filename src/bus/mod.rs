@@ -11,18 +11,23 @@
 
 pub mod memory;
 pub mod pubsub;
+#[cfg(test)]
+pub mod stormy;
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::Either;
 
 /// A VM's access to the topic. Cheap to clone.
 #[derive(Clone)]
 pub enum Bus {
     Memory(memory::Member),
     PubSub(pubsub::PubSub),
+    #[cfg(test)]
+    Stormy(stormy::Member),
 }
 
 /// What is put on the topic.
@@ -53,12 +58,16 @@ pub struct Delivery {
 enum Receipt {
     Memory(memory::Receipt),
     PubSub(pubsub::Receipt),
+    #[cfg(test)]
+    Stormy(stormy::Receipt),
 }
 
 /// The stream of deliveries of one join.
 pub enum Inbox {
     Memory(memory::Inbox),
     PubSub(Box<pubsub::Inbox>),
+    #[cfg(test)]
+    Stormy(stormy::Inbox),
 }
 
 /// Why the topic did not do what was asked, for the log and for `/health`.
@@ -79,6 +88,8 @@ impl Bus {
         match self {
             Self::Memory(_) => "memory",
             Self::PubSub(_) => "pubsub",
+            #[cfg(test)]
+            Self::Stormy(_) => "stormy",
         }
     }
 
@@ -87,6 +98,8 @@ impl Bus {
         match self {
             Self::Memory(bus) => bus.tag(),
             Self::PubSub(bus) => bus.tag(),
+            #[cfg(test)]
+            Self::Stormy(_) => 7,
         }
     }
 
@@ -99,6 +112,8 @@ impl Bus {
         match self {
             Self::Memory(bus) => Ok(Inbox::Memory(bus.join(since))),
             Self::PubSub(bus) => bus.join(how, since).await.map(Box::new).map(Inbox::PubSub),
+            #[cfg(test)]
+            Self::Stormy(bus) => bus.join(how, since).await.map(Inbox::Stormy),
         }
     }
 
@@ -110,6 +125,8 @@ impl Bus {
         match self {
             Self::Memory(bus) => bus.seek(since),
             Self::PubSub(bus) => bus.seek(since).await,
+            #[cfg(test)]
+            Self::Stormy(bus) => bus.seek(since).await,
         }
     }
 
@@ -119,6 +136,8 @@ impl Bus {
             // Its messages come in order: when an own one comes, those before it have.
             Self::Memory(_) => Duration::ZERO,
             Self::PubSub(_) => Duration::from_millis(300),
+            #[cfg(test)]
+            Self::Stormy(_) => Duration::from_millis(300),
         }
     }
 
@@ -130,19 +149,14 @@ impl Bus {
     /// # Errors
     /// The topic did not confirm this one try; it may have the message all the same.
     pub fn publish(&self, message: Message) -> impl Future<Output = Result<(), BusError>> + Send + use<> {
-        enum Under<A, B> {
-            Memory(A),
-            PubSub(B),
-        }
-        let under_way = match self {
-            Self::Memory(bus) => Under::Memory(bus.publish(message)),
-            Self::PubSub(bus) => Under::PubSub(bus.publish(message)),
-        };
-        async {
-            match under_way {
-                Under::Memory(done) => done,
-                Under::PubSub(confirmed) => confirmed.await,
-            }
+        match self {
+            Self::Memory(bus) => Either::Left(ready(bus.publish(message))),
+            #[cfg(not(test))]
+            Self::PubSub(bus) => Either::Right(bus.publish(message)),
+            #[cfg(test)]
+            Self::PubSub(bus) => Either::Right(Either::Left(bus.publish(message))),
+            #[cfg(test)]
+            Self::Stormy(bus) => Either::Right(Either::Right(bus.publish(message))),
         }
     }
 
@@ -154,6 +168,8 @@ impl Bus {
         match self {
             Self::Memory(_) => Ok(()),
             Self::PubSub(bus) => bus.leave().await,
+            #[cfg(test)]
+            Self::Stormy(bus) => bus.leave().await,
         }
     }
 }
@@ -168,6 +184,8 @@ impl Inbox {
         match self {
             Self::Memory(inbox) => Ok(inbox.next().await),
             Self::PubSub(inbox) => inbox.next().await,
+            #[cfg(test)]
+            Self::Stormy(inbox) => inbox.next().await,
         }
     }
 }
@@ -178,6 +196,8 @@ impl Delivery {
         match self.receipt {
             Receipt::Memory(receipt) => receipt.ack(),
             Receipt::PubSub(receipt) => receipt.ack(),
+            #[cfg(test)]
+            Receipt::Stormy(receipt) => receipt.ack(),
         }
     }
 }
