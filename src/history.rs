@@ -194,12 +194,27 @@ impl Page {
         self.joined = None;
     }
 
+    /// The whole page in one piece; its events are parts of that from then on, not copies beside it.
+    fn join(&mut self) -> Bytes {
+        if let Some(joined) = &self.joined {
+            return joined.clone();
+        }
+        let joined = join(self.events.iter());
+        let mut start = 0;
+        for event in &mut self.events {
+            let end = start + event.payload.len();
+            event.payload = joined.slice(start..end);
+            start = end + 1;
+        }
+        self.joined.insert(joined).clone()
+    }
+
     fn since(&mut self, from: i64) -> Option<Bytes> {
         if self.ends() < from {
             return None;
         }
         if self.begins() >= from {
-            return Some(self.joined.get_or_insert_with(|| join(self.events.iter())).clone());
+            return Some(self.join());
         }
         let start = self.events.partition_point(|event| event.at < from);
         Some(join(self.events.range(start..)))
@@ -352,6 +367,33 @@ mod tests {
         assert!(one.parts.len() <= 1_000 / PAGE + 1, "{} parts", one.parts.len());
         let same = one.parts.iter().zip(&other.parts).all(|(one, other)| one.as_ptr() == other.as_ptr());
         assert!(same);
+    }
+
+    #[test]
+    fn at_its_limits_it_takes_less_than_12_mib() {
+        let pss = || {
+            let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+            let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+            line.trim().strip_suffix(" kB").unwrap().trim().parse::<u64>().unwrap()
+        };
+        let before = pss();
+        let mut history = history(1_000, 4 << 20);
+        let now = clock::now_micros();
+        for number in 0..2 * LEAST_SEEN {
+            assert!(history.first_sight(&format!("0123456789-{number}")));
+        }
+        for number in 0..3_000 {
+            history.push(now + number, vec![b'x'; (4 << 20) / 1_000 - OVERHEAD].into());
+            if number % 100 == 0 {
+                history.since(None, OVERLAP);
+            }
+        }
+        let catch_up = history.since(None, OVERLAP);
+        assert_eq!(history.len(), 1_000);
+        let kilobytes = pss().saturating_sub(before);
+        println!("history and ids at their limits: {kilobytes} kB of PSS");
+        assert!(kilobytes <= 12 << 10, "{kilobytes} kB");
+        drop(catch_up);
     }
 
     #[test]

@@ -217,17 +217,6 @@ impl Relay {
         state.latest = state.latest.max(Some(at));
         // By its number when the topic repeats it, by its id when the client did.
         let new = state.ledger.hear(&event.origin.instance, &event.sequence, at);
-        #[cfg(test)]
-        if std::env::var("DBG_ID").is_ok_and(|id| id == event.id) {
-            println!(
-                "DBG {} {} hears {} {:?} at {at} new {new} reaches {}",
-                clock::now_micros(),
-                self.identity().instance(),
-                event.id,
-                event.sequence,
-                state.history.reaches()
-            );
-        }
         if !new || !state.history.first_sight(&event.id) {
             self.metrics.duplicates.inc();
             return;

@@ -166,7 +166,7 @@ impl Member {
         message: Message,
     ) -> impl Future<Output = Result<(), BusError>> + Send + use<> {
         let member = self.clone();
-        let mut unconfirmed = false;
+        let mut confirmed = false;
         if self.link() == Link::Up {
             let mut state = self.topic.state();
             let index = state.log.len();
@@ -175,12 +175,12 @@ impl Member {
             for name in names {
                 state.deliver(&name, index);
             }
-            unconfirmed = state.rng.u8(..100) < state.weather.unconfirmed;
+            confirmed = state.rng.u8(..100) >= state.weather.unconfirmed;
             self.topic.0.changed.notify_waiters();
         }
         async move {
             member.reach().await?;
-            if unconfirmed { Err(BusError("the confirmation got lost".into())) } else { Ok(()) }
+            if confirmed { Ok(()) } else { Err(BusError("there was no confirmation".into())) }
         }
     }
 
