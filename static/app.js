@@ -38,7 +38,15 @@ const TEXT = {
   roundTrip: (ms) => `topic and back in ${ms} ms`,
   here: "yours",
   announce: (count, place) => (count === 1 ? `Landing: ${place}` : `${count} landings, the latest: ${place}`),
-  missing: "Some older landings are no longer known and can't be shown.",
+  missing: (reason, range) => {
+    const why = {
+      too_old: "that is too long ago.",
+      too_many: "there were too many since.",
+      gap: "the line to the topic was broken. They are shown as soon as they are found.",
+    }[reason];
+    return `Landings ${range} may be missing here: ${why ?? "nobody knows them any longer."}`;
+  },
+  range: ({ from, to }) => (from ? `from ${moment(from)} to ${moment(to)}` : `before ${moment(to)}`),
 };
 
 /** Landings kept on the page. */
@@ -54,12 +62,15 @@ const client = new AlienClient();
 const pressed = new Map();
 /** The last one that was not confirmed: pressing again sends the same event. */
 let unconfirmed;
+/** How the landings that come just now were heard, by the event's id. */
+const heard = new Map();
 let unannounced = [];
 
 client.on("state", showConnection);
-client.on("alert", showLanding);
+client.on("alert", hearLanding);
+client.events.subscribe(showLandings);
 client.on("fleet", showFleet);
-client.on("refresh-store", ({ complete }) => complete === false && say(TEXT.missing));
+client.on("refresh-store", sayMissing);
 button.addEventListener("click", press);
 setInterval(showConnection, 500);
 setInterval(showAges, 1_000);
@@ -117,47 +128,70 @@ function showConnection() {
   if (!connected && ["idle", "confirmed", "heard"].includes(button.dataset.state)) showPress("offline");
 }
 
-function showLanding(event, { caughtUp }) {
+/** What there is to do once; the list itself shows what the client keeps. */
+function hearLanding(event, { caughtUp }) {
   const began = pressed.get(event.id);
-  const own = began !== undefined;
-  const region = event.origin?.region ?? event.regionCode;
-  const place = event.data?.place || TEXT.near(region);
+  const own = pressed.delete(event.id);
+  const took = Math.round(own ? performance.now() - began : Math.max(0, Date.now() - event.timestamp));
+  heard.set(event.id, { own, caughtUp, took });
+  if (own) showPress("heard");
+  if (!caughtUp) {
+    flash();
+    announce(placeOf(event));
+  }
+}
+
+/** Newest first. Who is on the list already stays as it is. */
+function showLandings(events) {
+  const list = element("landings");
+  const shown = new Map([...list.children].map((item) => [item.dataset.id, item]));
+  const newest = events.filter(({ type }) => type === "alert").slice(-SHOWN);
+  let next = list.firstElementChild;
+  for (const event of newest.reverse()) {
+    const item = shown.get(event.id) ?? landing(event, heard.get(event.id));
+    if (item === next) next = next.nextElementSibling;
+    else list.insertBefore(item, next);
+  }
+  while (list.children.length > newest.length) list.lastElementChild.remove();
+  heard.clear();
+  showAges();
+  element("empty").hidden = newest.length > 0;
+}
+
+/** One from before a reload comes without how it was heard. */
+function landing(event, how) {
+  const region = regionOf(event);
   const item = document.createElement("li");
   item.dataset.id = event.id;
   item.dataset.region = region;
-  item.append(line("strong", place));
+  item.append(line("strong", placeOf(event)));
   if (event.data?.note) item.append(line("p", event.data.note, "note"));
 
   const age = line("span", "", "age");
   age.dataset.since = event.timestamp;
   const details = line("p", "", "details");
-  const took = Math.round(own ? performance.now() - began : Math.max(0, Date.now() - event.timestamp));
-  const facts = [TEXT.from(region), caughtUp ? TEXT.caughtUp : TEXT.took(took, own), own && TEXT.own];
+  const facts = [
+    TEXT.from(region),
+    how && (how.caughtUp ? TEXT.caughtUp : TEXT.took(how.took, how.own)),
+    how?.own && TEXT.own,
+  ];
   details.append(facts.filter(Boolean).join(" · "), " · ", age);
   item.append(details);
-  item.classList.toggle("own", own);
-  item.classList.toggle("new", !caughtUp);
-  insert(item, event.timestamp);
-  showAges();
-  element("empty").hidden = true;
-
-  if (own) {
-    pressed.delete(event.id);
-    showPress("heard");
-  }
-  if (!caughtUp) {
-    flash();
-    announce(place);
-  }
+  item.classList.toggle("own", how?.own === true);
+  item.classList.toggle("new", how?.caughtUp === false);
+  return item;
 }
 
-/** Newest first; what is caught up late takes its place by time. */
-function insert(item, timestamp) {
-  const list = element("landings");
-  const since = (other) => Number(other.querySelector(".age").dataset.since);
-  const next = [...list.children].find((other) => since(other) <= timestamp);
-  list.insertBefore(item, next ?? null);
-  while (list.children.length > SHOWN) list.lastElementChild.remove();
+function regionOf(event) {
+  return event.origin?.region ?? event.regionCode;
+}
+
+function placeOf(event) {
+  return event.data?.place || TEXT.near(regionOf(event));
+}
+
+function sayMissing({ complete, reason, missing }) {
+  if (complete === false && missing) say(TEXT.missing(reason, TEXT.range(missing)));
 }
 
 function showFleet({ instances }) {
@@ -187,6 +221,10 @@ function ageOf(timestamp) {
   if (seconds < 60) return `${seconds} s ago`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min ago`;
   return `${Math.floor(seconds / 3600)} h ago`;
+}
+
+function moment(timestamp) {
+  return new Date(timestamp).toLocaleString([], { dateStyle: "medium", timeStyle: "medium" });
 }
 
 /** Landings may come by the dozen; a screen reader hears a summary. */

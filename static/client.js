@@ -5,9 +5,16 @@
  * it missed by its cursor, drops what it has seen, and notices a connection that died silently.
  *
  *     const client = new AlienClient("wss://example.com/ws");
+ *     client.events.subscribe((events) => console.log(events.length));
  *     client.on("alert", (event, { caughtUp }) => console.log(event.data, caughtUp));
  *     client.connect();
  *     await client.alert({ place: "Roswell" });
+ *
+ * Over a reload of the page it keeps its events, the ids it has seen and its cursor, as one item
+ * of the tab's sessionStorage by the socket's URL. They are written together, so whatever was
+ * written last is whole in itself: an older one only means that the server sends more again. Each
+ * tab has its own, since tabs hear at different times. Asking the server anew for everything would
+ * need no storage, but it knows the window of its history only, and not what this page has shown.
  */
 
 const FIRST_WAIT = 1_000;
@@ -16,6 +23,12 @@ const LONGEST_WAIT = 30_000;
 const ANSWER_WAIT = 35_000;
 /** More than a server's history holds, so that catch-up never shows an event twice. */
 const SEEN_IDS = 5_000;
+/** Events kept, where the app does not say how many. */
+const KEPT_EVENTS = 1_000;
+/** Characters stored: a browser gives a site 2.5 million, and the app may want some too. */
+const STORED_LENGTH = 1_000_000;
+/** A page that is left stores at once; this is for one that ends without a word. */
+const STORE_EVERY = 5_000;
 
 /** Why a message was not confirmed. */
 export class NotConfirmed extends Error {
@@ -40,7 +53,16 @@ export class AlienClient {
   #handlers = new Map();
   #waiting = new Map();
   #seen = new Set();
+  #seenLimit = SEEN_IDS;
+  /** The newest events, by their time. */
+  #kept = [];
+  #keep;
+  #showKept;
+  #showState;
+  /** The server's place in the stream after the last thing it sent; its text means nothing here. */
   #cursor;
+  #storage;
+  #storing;
   #attempts = 0;
   #timer;
   #watchdog;
@@ -54,12 +76,29 @@ export class AlienClient {
   /** The server's greeting of this connection: `clientId`, `instance`, `region`, … */
   greeting;
 
-  /** @param {string} [url] by default `/ws` of the page's own host */
-  constructor(url = ownSocket()) {
+  /** The newest events, oldest first. @type {Readable<any[]>} */
+  events;
+  /** `state`, for who wants to watch it. @type {Readable<AlienClient["state"]>} */
+  status;
+
+  /**
+   * @param {string} [url] by default `/ws` of the page's own host
+   * @param {{keep?: number, storage?: Pick<Storage, "getItem" | "setItem"> | null}} [options] how
+   *   many events to keep, and where over a reload: by default the tab's sessionStorage, if any
+   */
+  constructor(url = ownSocket(), { keep = KEPT_EVENTS, storage = ownStorage() } = {}) {
     this.url = url;
+    this.#keep = keep;
+    this.#storage = storage;
+    this.#restore();
+    [this.events, this.#showKept] = store([...this.#kept]);
+    [this.status, this.#showState] = store(this.state);
     globalThis.addEventListener?.("online", () => this.#hurry());
     globalThis.addEventListener?.("offline", () => this.#drop("offline"));
-    globalThis.document?.addEventListener("visibilitychange", () => document.hidden || this.#hurry());
+    globalThis.addEventListener?.("pagehide", () => this.#store());
+    // A phone may end a hidden page without a further word.
+    const looked = () => (document.hidden ? this.#store() : this.#hurry());
+    globalThis.document?.addEventListener("visibilitychange", looked);
   }
 
   /** Opens the connection and keeps it open until `close`. */
@@ -71,11 +110,14 @@ export class AlienClient {
   close() {
     this.#wanted = false;
     this.#drop("closed");
+    this.#store();
   }
 
   /**
    * Calls `handler(message, {caughtUp})` for each message of a type, or for each change of
    * `state` when the type is `state`. Returns the function that ends it.
+   *
+   * An event comes here once, before `events` has it; one from before a reload is in `events` only.
    * @param {string} type
    * @param {(message: any, info: {caughtUp: boolean}) => void} handler
    */
@@ -130,6 +172,7 @@ export class AlienClient {
   #receive(text) {
     this.#heard = Date.now();
     let message;
+    let news = false;
     try {
       message = JSON.parse(text);
     } catch {
@@ -142,7 +185,9 @@ export class AlienClient {
         this.#watch(message.pingInterval);
         break;
       case "refresh-store":
-        for (const event of message.events ?? []) this.#hear(event, true);
+        this.#seenLimit = Math.max(this.#seenLimit, 2 * (message.events?.length ?? 0));
+        for (const event of message.events ?? []) news = this.#hear(event, true) || news;
+        if (news) this.#showKept([...this.#kept]);
         // Connected only now: what is sent from here on comes after what was missed.
         this.#become("connected");
         break;
@@ -153,32 +198,66 @@ export class AlienClient {
         this.#answered(message.id)?.refuse(message.code, message.message);
         break;
     }
-    if (typeof message?.type === "string") this.#hear(message, false);
+    if (typeof message?.type === "string" && this.#hear(message, false)) this.#showKept([...this.#kept]);
   }
 
-  /** Passes a message on, unless it is an event that was passed on before. */
+  /** Passes a message on, unless it is an event that was passed on before; true for a new event. */
   #hear(message, caughtUp) {
     // The greeting's cursor is the server's place; ours is reached with the events up to it.
-    if (message?.cursor && message.type !== "connected") this.#cursor = later(this.#cursor, message.cursor);
-    const isEvent = message?.cursor && typeof message.id === "string";
+    if (message?.cursor && message.type !== "connected") {
+      this.#cursor = message.cursor;
+      if (this.#storage) this.#storing ??= setTimeout(() => this.#store(), STORE_EVERY);
+    }
+    const isEvent = message?.cursor && typeof message.id === "string" && message.timestamp > 0;
     if (isEvent) {
-      if (this.#seen.has(message.id)) return;
+      if (this.#seen.has(message.id)) return false;
       this.#seen.add(message.id);
-      if (this.#seen.size > SEEN_IDS) this.#seen.delete(this.#seen.values().next().value);
+      if (this.#seen.size > this.#seenLimit) this.#seen.delete(this.#seen.values().next().value);
+      // Nearly always at the end: events are late by moments only.
+      const before = this.#kept.findLastIndex((other) => isBefore(other, message));
+      this.#kept.splice(before + 1, 0, message);
+      if (this.#kept.length > this.#keep) this.#kept.shift();
     }
     this.#tell(message?.type, message, { caughtUp });
+    return isEvent;
   }
 
   #tell(type, ...args) {
-    for (const handler of this.#handlers.get(type) ?? []) {
-      try {
-        handler(...args);
-      } catch (error) {
-        // One handler's fault is its own; it still shows in the console.
-        queueMicrotask(() => {
-          throw error;
-        });
-      }
+    for (const handler of this.#handlers.get(type) ?? []) call(handler, ...args);
+  }
+
+  /** Takes up where the page was before it was loaded anew. */
+  #restore() {
+    try {
+      const { cursor, seen, events } = JSON.parse(this.#storage.getItem(storedAs(this.url)));
+      this.#seen = new Set(seen);
+      this.#seenLimit = Math.max(SEEN_IDS, this.#seen.size);
+      this.#kept = events.slice(Math.max(0, events.length - this.#keep));
+      this.#cursor = cursor;
+    } catch {
+      // Nothing is stored, or nothing can be: the server sends all that it has.
+    }
+  }
+
+  /** Stores what has changed, without the oldest events where all would be too much. */
+  #store() {
+    if (!this.#storing) return;
+    clearTimeout(this.#storing);
+    this.#storing = undefined;
+    const seen = JSON.stringify([...this.#seen]);
+    let room = STORED_LENGTH - seen.length;
+    const events = [];
+    for (const event of [...this.#kept].reverse()) {
+      const text = JSON.stringify(event);
+      room -= text.length + 1;
+      if (room < 0) break;
+      events.unshift(text);
+    }
+    const text = `{"cursor":${JSON.stringify(this.#cursor)},"seen":${seen},"events":[${events}]}`;
+    try {
+      this.#storage.setItem(storedAs(this.url), text);
+    } catch {
+      // Full or forbidden: what was stored before is older, and as whole.
     }
   }
 
@@ -240,16 +319,61 @@ export class AlienClient {
   #become(state) {
     if (this.state === state && state !== "waiting") return;
     this.state = state;
+    this.#showState(state);
     this.#tell("state", state);
   }
 }
 
-/** Cursors of one topic sort by length and then by text; of two topics, the newer one counts. */
-function later(known, cursor) {
-  const [topic, at] = cursor.split("-");
-  const [knownTopic, knownAt] = known?.split("-") ?? [];
-  const isEarlier = topic === knownTopic && (at.length - knownAt.length || (at < knownAt ? -1 : 1)) < 0;
-  return isEarlier ? known : cursor;
+/**
+ * @template T
+ * @typedef {{subscribe(watcher: (value: T) => void): () => void}} Readable a store by Svelte's
+ *   contract: calls `watcher` at once and at each change, until the function returned is called
+ */
+
+/** Makes a store, and the function that changes it. */
+function store(value) {
+  const watchers = new Set();
+  const subscribe = (watcher) => {
+    // A function may watch twice, and each end is one's own.
+    const own = (value) => watcher(value);
+    watchers.add(own);
+    own(value);
+    return () => watchers.delete(own);
+  };
+  const change = (changed) => {
+    value = changed;
+    for (const watcher of watchers) call(watcher, value);
+  };
+  return [{ subscribe }, change];
+}
+
+/** One handler's fault is its own; it still shows in the console. */
+function call(handler, ...args) {
+  try {
+    handler(...args);
+  } catch (error) {
+    queueMicrotask(() => {
+      throw error;
+    });
+  }
+}
+
+/** The same order on every page, whatever came first. */
+function isBefore(one, other) {
+  return (one.timestamp - other.timestamp || (one.id < other.id ? -1 : 1)) < 0;
+}
+
+function storedAs(url) {
+  return `alien-alert ${url}`;
+}
+
+/** A browser may forbid even to look. */
+function ownStorage() {
+  try {
+    return globalThis.sessionStorage;
+  } catch {
+    return undefined;
+  }
 }
 
 function ownSocket() {

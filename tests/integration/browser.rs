@@ -9,7 +9,7 @@ use crate::support::emulator::Emulator;
 use crate::support::until;
 use crate::support::vm::Vm;
 
-async fn open(driver: &Driver, vm: &Vm) -> Page {
+pub async fn open(driver: &Driver, vm: &Vm) -> Page {
     let page = driver.open(&format!("http://127.0.0.1:{}/", vm.port)).await;
     page.connected().await;
     page

@@ -11,6 +11,7 @@
 mod support;
 
 mod browser;
+mod browser_catch_up;
 mod bus;
 mod fleet;
 mod fleet_script;

@@ -1,0 +1,83 @@
+/**
+ * The client module against a real VM, over real sockets.
+ */
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { createInterface } from "node:readline";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+
+import { AlienClient } from "../../static/client.js";
+import { FakeStorage, ids, valueOf } from "./fake.mjs";
+
+const BUILT = fileURLToPath(new URL("../../target/release/alien-alert", import.meta.url));
+
+/** Starts a VM alone; its process and its port. */
+async function start(context, port = 0) {
+  const env = { HOST: "127.0.0.1", PORT: String(port), LOG_FORMAT: "json" };
+  const vm = spawn(process.env.ALIEN_ALERT_BIN ?? BUILT, { env, stdio: ["ignore", "ignore", "pipe"] });
+  context.after(() => vm.kill("SIGKILL"));
+  await new Promise((ready) => {
+    createInterface({ input: vm.stderr }).on("line", (line) => {
+      const { message } = JSON.parse(line);
+      port = /^listening on .*:(\d+)$/.exec(message)?.[1] ?? port;
+      if (message.startsWith("ready")) ready();
+    });
+  });
+  return { vm, url: `ws://127.0.0.1:${port}/ws`, port };
+}
+
+/** A connected client. */
+async function connect(context, url, storage = null) {
+  const client = new AlienClient(url, { storage });
+  context.after(() => client.close());
+  client.connect();
+  await until(client.status, (state) => state === "connected");
+  return client;
+}
+
+/** Waits for what a store must come to hold. */
+function until(store, holds) {
+  return new Promise((resolve) => {
+    const end = store.subscribe((value) => holds(value) && queueMicrotask(() => resolve(end())));
+  });
+}
+
+test("a page that is loaded anew has its list and what was sent meanwhile", { timeout: 30_000 }, async (context) => {
+  const { url } = await start(context);
+  const sender = await connect(context, url);
+  const storage = new FakeStorage();
+  const before = await connect(context, url, storage);
+  for (const place of ["one", "two"]) await sender.alert({ place });
+  await until(before.events, ({ length }) => length === 2);
+  before.close();
+  await sender.alert({ place: "meanwhile" });
+
+  const after = new AlienClient(url, { storage });
+  context.after(() => after.close());
+  const told = [];
+  after.on("alert", ({ data }, { caughtUp }) => told.push([data.place, caughtUp]));
+  after.on("refresh-store", ({ complete }) => told.push(complete));
+  after.connect();
+  await until(after.status, (state) => state === "connected");
+  await sender.alert({ place: "live" });
+  await until(after.events, ({ length }) => length === 4);
+  assert.deepEqual(told, [["meanwhile", true], true, ["live", false]]);
+  assert.deepEqual(ids(valueOf(after.events)), ids(valueOf(sender.events)));
+});
+
+test("a client comes back when its VM does, and hears on", { timeout: 30_000 }, async (context) => {
+  const { vm, url, port } = await start(context);
+  const client = await connect(context, url);
+  await client.alert({ place: "before" });
+  vm.kill("SIGTERM");
+  await until(client.status, (state) => state === "waiting");
+  await once(vm, "exit");
+  await start(context, port);
+  await until(client.status, (state) => state === "connected");
+  await client.alert({ place: "after" });
+  await until(client.events, ({ length }) => length === 2);
+  assert.deepEqual(valueOf(client.events).map(({ data }) => data.place), ["before", "after"]);
+});
