@@ -89,3 +89,22 @@ async fn a_page_cut_off_through_alerts_and_a_restart_and_then_loaded_anew_has_ev
     cut_off.close().await;
     steady.close().await;
 }
+
+#[tokio::test]
+async fn what_can_no_longer_be_shown_is_said() {
+    let vm = Vm::alone(&[("HISTORY_EVENTS", "3")]).await;
+    let driver = Driver::start().await;
+    let page = open(&driver, &vm).await;
+    let mut sender = vm.connect().await;
+    send(&mut sender, 1).await;
+    page.wait_for("#landings li").await;
+    page.set_offline(true).await;
+    page.wait_for("#connection[data-state=offline]").await;
+    send(&mut sender, 5).await;
+    page.set_offline(false).await;
+    page.connected().await;
+    assert_eq!(landings(&page).await.len(), 4, "one from before, and the three that are kept");
+    let said = page.text("#message").await;
+    assert!(said.starts_with("Landings ") && said.contains("too many"), "{said}");
+    page.close().await;
+}
