@@ -93,7 +93,8 @@ async function press() {
     await client.alert(data, { id });
     // The event itself may have been faster than its confirmation.
     if (pressed.has(id)) showPress("confirmed");
-    element("place").value = element("note").value = "";
+    // What was typed meanwhile is for the next one.
+    for (const field of ["place", "note"]) if (element(field).value.trim() === (data[field] ?? "")) element(field).value = "";
   } catch (error) {
     pressed.delete(id);
     if (error.retry) unconfirmed = { id, data };

@@ -19,6 +19,8 @@
 
 const FIRST_WAIT = 1_000;
 const LONGEST_WAIT = 30_000;
+/** A connection that is not greeted within this leads nowhere. */
+const CONNECT_WAIT = 15_000;
 /** Longer than the server tries: after this only the connection can be at fault. */
 const ANSWER_WAIT = 35_000;
 /** More than a server's history holds, so that catch-up never shows an event twice. */
@@ -94,7 +96,8 @@ export class AlienClient {
     [this.events, this.#showKept] = store([...this.#kept]);
     [this.status, this.#showState] = store(this.state);
     globalThis.addEventListener?.("online", () => this.#hurry());
-    globalThis.addEventListener?.("offline", () => this.#drop("offline"));
+    // A dead socket would look open for long. If the browser is wrong, the next attempt tells.
+    globalThis.addEventListener?.("offline", () => this.#wanted && this.#lost(""));
     globalThis.addEventListener?.("pagehide", () => this.#store());
     // A phone may end a hidden page without a further word.
     const looked = () => (document.hidden ? this.#store() : this.#hurry());
@@ -109,7 +112,8 @@ export class AlienClient {
 
   close() {
     this.#wanted = false;
-    this.#drop("closed");
+    this.#drop();
+    this.#become("closed");
     this.#store();
   }
 
@@ -159,11 +163,11 @@ export class AlienClient {
 
   #open() {
     clearTimeout(this.#timer);
-    if (globalThis.navigator?.onLine === false) return this.#become("offline");
     const url = new URL(this.url);
     if (this.#cursor) url.searchParams.set("since", this.#cursor);
-    this.#become("connecting");
+    this.#become(isOffline() ? "offline" : "connecting");
     const socket = new WebSocket(url);
+    this.#timer = setTimeout(() => this.#lost(""), CONNECT_WAIT);
     this.#socket = socket;
     socket.onmessage = ({ data }) => socket === this.#socket && this.#receive(data);
     socket.onclose = ({ reason }) => socket === this.#socket && this.#lost(reason);
@@ -182,6 +186,7 @@ export class AlienClient {
       case "connected":
         this.greeting = message;
         this.#attempts = 0;
+        clearTimeout(this.#timer);
         this.#watch(message.pingInterval);
         break;
       case "refresh-store":
@@ -279,7 +284,7 @@ export class AlienClient {
   }
 
   #lost(reason) {
-    this.#drop("waiting");
+    this.#drop();
     if (!this.#wanted) return this.#become("closed");
     // A server that closes many sockets tells each its own time to come back.
     const told = /retry in (\d+) ms/.exec(reason)?.[1];
@@ -292,11 +297,11 @@ export class AlienClient {
     this.nextAttempt = Date.now() + wait;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.#open(), wait);
-    this.#become(globalThis.navigator?.onLine === false ? "offline" : "waiting");
+    this.#become(isOffline() ? "offline" : "waiting");
   }
 
   /** Forgets the socket; who waits for an answer on it is told. */
-  #drop(state) {
+  #drop() {
     const socket = this.#socket;
     this.#socket = undefined;
     clearTimeout(this.#timer);
@@ -305,7 +310,6 @@ export class AlienClient {
     for (const id of [...this.#waiting.keys()]) {
       this.#answered(id).refuse("disconnected", "The connection was lost before the answer.");
     }
-    if (state !== "waiting" && (this.#wanted || state === "closed")) this.#become(state);
   }
 
   /** The network is back, or somebody looks: no reason to wait any longer. */
@@ -317,7 +321,8 @@ export class AlienClient {
   }
 
   #become(state) {
-    if (this.state === state && state !== "waiting") return;
+    // Each wait is news: it has a time of its own.
+    if (this.state === state && state !== "waiting" && state !== "offline") return;
     this.state = state;
     this.#showState(state);
     this.#tell("state", state);
@@ -356,6 +361,11 @@ function call(handler, ...args) {
       throw error;
     });
   }
+}
+
+/** What the browser thinks; it may be wrong, on a machine without a network that talks to itself. */
+function isOffline() {
+  return globalThis.navigator?.onLine === false;
 }
 
 /** The same order on every page, whatever came first. */

@@ -345,6 +345,32 @@ test("waits double up to 30 s with jitter, and begin anew after a greeting", () 
   }
 });
 
+test("a browser that believes itself offline tries all the same", () => {
+  const navigator = Object.getOwnPropertyDescriptor(globalThis, "navigator");
+  Object.defineProperty(globalThis, "navigator", { value: { onLine: false }, configurable: true });
+  try {
+    const [client, socket] = open();
+    assert.equal(client.state, "offline");
+    socket.ends();
+    assert.equal(client.state, "offline");
+    reconnected(client).greets();
+    assert.equal(client.state, "connected");
+  } finally {
+    if (navigator) Object.defineProperty(globalThis, "navigator", navigator);
+    else delete globalThis.navigator;
+  }
+});
+
+test("a connection that is never greeted is given up", () => {
+  const [client, socket] = open();
+  mock.timers.tick(15_000);
+  assert.equal(client.state, "waiting");
+  assert.equal(socket.readyState, 3);
+  reconnected(client).greets();
+  mock.timers.tick(15_000);
+  assert.equal(client.state, "connected");
+});
+
 test("a connection that went silent is given up, and its cursor kept", () => {
   const { client, socket } = connected({}, { cursor: "t-5" });
   mock.timers.tick(30_000);
