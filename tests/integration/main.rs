@@ -7,11 +7,13 @@
     clippy::panic,
     reason = "tests end at the first surprise"
 )]
+#![expect(clippy::print_stdout, reason = "tests tell their figures")]
 
 mod support;
 
 mod browser;
 mod bus;
+mod faults;
 mod fleet;
 mod fleet_script;
 mod http;
