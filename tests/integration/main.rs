@@ -19,6 +19,7 @@ mod fleet_script;
 mod http;
 mod limits;
 mod misconfiguration;
+mod restart;
 mod start;
 mod tidy;
 mod wire;
