@@ -30,6 +30,8 @@ const ANSWER: Duration = Duration::from_secs(35);
 /// How the log names an outage.
 const OUTAGE: &str = "no way through the topic";
 
+/// Google's client opens its stream again by itself and says nothing; the emulator does not notice that the
+/// old one has ended, and goes on handing it every other message, each for 10 s.
 #[tokio::test]
 async fn connections_are_cut() {
     let mut scene = Scene::start().await;
