@@ -16,11 +16,10 @@ use crate::event::{Heard, Sequence};
 /// Messages of one moment overtake one another; this is longer than they do.
 const OVERTAKING: Duration = Duration::from_secs(1);
 
-/// A hole that stays open so long is sought, and again after as long.
+/// A hole that stays open so long is sought: first by asking the topic again, then over a new
+/// connection and subscription, since a dead stream may still be given what the live one waits for.
+/// Then it is a gap.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// After so many searches it is a gap.
-const SEARCHES: u32 = 3;
 
 /// Processes remembered, of all VMs.
 const MAX_RUNS: usize = 20_000;
@@ -62,17 +61,26 @@ struct Hole {
     /// Between what times it was published, in µs.
     published: (i64, i64),
     noticed: Instant,
-    searches: u32,
-    lost: bool,
+    /// What was last done about it, and when.
+    state: State,
+    since: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    Sought,
+    SoughtAnew,
+    Lost,
 }
 
 /// What is to be done about holes that stay open.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Overdue {
-    /// Some are to be sought now.
-    pub seek: bool,
-    /// Holes found open too long just now.
-    pub late: usize,
+    /// Holes to be sought now.
+    pub seek: usize,
+    /// Holes to be sought over a new connection.
+    pub anew: usize,
     /// Events given up just now, and between what times they were published (µs).
     pub lost: Option<(u64, (i64, i64))>,
 }
@@ -140,20 +148,24 @@ impl Ledger {
     /// What is to be done now about holes that stay open.
     pub fn overdue(&mut self) -> Overdue {
         let mut overdue = Overdue::default();
-        for hole in self.awaited_mut() {
-            if hole.noticed.elapsed() < PATIENCE * (hole.searches + 1) {
-                continue;
-            }
-            if hole.searches == SEARCHES {
-                hole.lost = true;
-                let (count, (from, to)) = overdue.lost.unwrap_or((0, hole.published));
-                let range = (from.min(hole.published.0), to.max(hole.published.1));
-                overdue.lost = Some((count + (hole.numbers.end - hole.numbers.start), range));
-                continue;
-            }
-            overdue.late += usize::from(hole.searches == 0);
-            hole.searches += 1;
-            overdue.seek = true;
+        for hole in self.awaited_mut().filter(|hole| hole.since.elapsed() >= PATIENCE) {
+            hole.since = Instant::now();
+            hole.state = match hole.state {
+                State::Open => {
+                    overdue.seek += 1;
+                    State::Sought
+                }
+                State::Sought => {
+                    overdue.anew += 1;
+                    State::SoughtAnew
+                }
+                State::SoughtAnew | State::Lost => {
+                    let (count, (from, to)) = overdue.lost.unwrap_or((0, hole.published));
+                    let range = (from.min(hole.published.0), to.max(hole.published.1));
+                    overdue.lost = Some((count + (hole.numbers.end - hole.numbers.start), range));
+                    State::Lost
+                }
+            };
         }
         overdue
     }
@@ -161,8 +173,7 @@ impl Ledger {
     /// The topic begins to bring anew what may be missing: holes have their time again.
     pub fn wait_again(&mut self) {
         for hole in self.awaited_mut() {
-            hole.noticed = Instant::now();
-            hole.searches = 0;
+            hole.since = Instant::now();
         }
     }
 
@@ -175,14 +186,14 @@ impl Ledger {
     pub fn missing(&self, since: i64) -> Option<(i64, i64)> {
         self.holes()
             .filter(|hole| hole.published.1 >= since)
-            .filter(|hole| hole.lost || hole.noticed.elapsed() > OVERTAKING)
+            .filter(|hole| hole.is_lost() || hole.noticed.elapsed() > OVERTAKING)
             .map(|hole| hole.published)
             .reduce(|(from, to), (other_from, other_to)| (from.min(other_from), to.max(other_to)))
     }
 
     /// Everything published before this (µs) was heard or is lost for good. None: nothing is awaited.
     pub fn awaited_since(&self) -> Option<i64> {
-        self.holes().filter(|hole| !hole.lost).map(|hole| hole.published.0).min()
+        self.holes().filter(|hole| !hole.is_lost()).map(|hole| hole.published.0).min()
     }
 
     /// Something published before this (µs) may have been missed unnoticed.
@@ -252,7 +263,13 @@ impl Ledger {
             let beyond = usize::from(run.begins_beyond(edge));
             &mut run.holes[beyond..]
         });
-        holes.filter(|hole| !hole.lost)
+        holes.filter(|hole| !hole.is_lost())
+    }
+}
+
+impl Hole {
+    fn is_lost(&self) -> bool {
+        self.state == State::Lost
     }
 }
 
@@ -292,8 +309,8 @@ impl Run {
             numbers: self.next..end,
             published: (self.at.min(at), at),
             noticed: Instant::now(),
-            searches: 0,
-            lost: false,
+            state: State::Open,
+            since: Instant::now(),
         });
         self.next = end;
         if self.holes.len() > MAX_HOLES {
@@ -384,10 +401,9 @@ mod tests {
         ledger.hear("a", &sequence(1), 100);
         ledger.hear("a", &sequence(4), 400);
         assert_eq!(ledger.overdue(), Overdue::default());
-        for search in 0..SEARCHES {
+        for (seek, anew) in [(1, 0), (0, 1)] {
             tokio::time::advance(PATIENCE).await;
-            let expected = Overdue { seek: true, late: usize::from(search == 0), lost: None };
-            assert_eq!(ledger.overdue(), expected);
+            assert_eq!(ledger.overdue(), Overdue { seek, anew, lost: None });
             assert_eq!(ledger.overdue(), Overdue::default());
         }
         tokio::time::advance(PATIENCE).await;

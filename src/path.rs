@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::select;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -18,10 +18,11 @@ use crate::bus::{Inbox, Join, Message};
 use crate::clock::{self, Backoff};
 use crate::event::{Beacon, Told};
 use crate::health::Phase;
-use crate::relay::Relay;
+use crate::relay::{Relay, Search};
 
-/// How often beacons, silence, holes and the fleet are looked at.
-const TICK: Duration = Duration::from_millis(50);
+/// How often beacons, silence, holes and the fleet are looked at; and while somebody waits for it.
+const TICK: Duration = Duration::from_millis(250);
+const QUICK_TICK: Duration = Duration::from_millis(50);
 
 /// How long a beacon may take while nothing else comes either.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,6 +37,9 @@ const REPEAT: Duration = Duration::from_secs(1);
 
 /// A change in the number of sockets is told at most so often.
 const EARLY: Duration = Duration::from_secs(2);
+
+/// One that is asked for comes at once, but not for each who asks.
+const EARLIEST: Duration = Duration::from_millis(100);
 
 /// A proven path is of use after this, though something is still missing: that is told then.
 const CATCH_UP: Duration = Duration::from_secs(10);
@@ -152,8 +156,7 @@ impl Path {
         self.joined = Joined::new();
         self.relay.rejoined();
         let mut heard = Instant::now();
-        let mut tick = interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut tick = ticks(QUICK_TICK);
         loop {
             // Kept over the ticks: dropped while the stream opens, it would leave a half-open one
             // behind, to which Pub/Sub gives messages that nobody reads.
@@ -163,10 +166,10 @@ impl Path {
                     // The tick first, or a backlog would keep it waiting.
                     biased;
                     _ = tick.tick() => {
-                        if let Some(why) = self.overdue(heard) {
+                        if let Some(why) = self.overdue(heard).or_else(|| self.tend(heard)) {
                             return (why, Join::Afresh);
                         }
-                        self.tend(heard);
+                        self.settle(&mut tick);
                     }
                     delivery = &mut next => break delivery,
                 }
@@ -181,27 +184,31 @@ impl Path {
                     if let Some(beacon) = self.relay.receive(delivery) {
                         self.hear(&beacon, is_old);
                     }
-                    self.settle();
+                    self.settle(&mut tick);
                 }
                 Err(error) => return (error.to_string(), Join::Resume),
             }
         }
     }
 
-    fn tend(&mut self, heard: Instant) {
+    /// Does what time asks for; returns why the path is no good, if it is found so.
+    fn tend(&mut self, heard: Instant) -> Option<String> {
         if self.is_due(heard) {
             self.send();
         }
-        self.settle();
         self.relay.tend_fleet();
-        if self.relay.tend_ledger() {
-            let relay = Arc::clone(&self.relay);
-            relay.metrics.seeks.inc();
-            tokio::spawn(async move {
-                if let Err(error) = relay.bus.seek(relay.memory_begins()).await {
-                    debug!(%error, "the topic can't be asked again now");
-                }
-            });
+        match self.relay.tend_ledger()? {
+            Search::Anew => Some("events of other VMs do not come, though the topic was asked again".into()),
+            Search::Again => {
+                let relay = Arc::clone(&self.relay);
+                relay.metrics.seeks.inc();
+                tokio::spawn(async move {
+                    if let Err(error) = relay.bus.seek(relay.memory_begins()).await {
+                        debug!(%error, "the topic can't be asked again now");
+                    }
+                });
+                None
+            }
         }
     }
 
@@ -219,7 +226,7 @@ impl Path {
 
     fn is_due(&self, heard: Instant) -> bool {
         let Some((sent, clients)) = self.last else { return true };
-        if self.joined.asked && sent.elapsed() >= 2 * TICK {
+        if self.joined.asked && sent.elapsed() >= EARLIEST {
             return true;
         }
         let early = self.relay.with_fleet(|fleet| Duration::from_secs(fleet.len() as u64)).max(EARLY);
@@ -277,6 +284,9 @@ impl Path {
         } else if beacon.asking && !is_old {
             let fleet = self.relay.with_fleet(|fleet| fleet.len());
             self.joined.asked |= clock::random_share() < ANSWERS / fleet as f64;
+            if self.joined.asked && self.last.is_none_or(|(sent, _)| sent.elapsed() >= EARLIEST) {
+                self.send();
+            }
         }
     }
 
@@ -296,7 +306,7 @@ impl Path {
     }
 
     /// Ready when the way is proven and what was missed is in, or will hardly come any more.
-    fn settle(&mut self) {
+    fn settle(&mut self, tick: &mut Interval) {
         if !self.joined.proven || self.relay.health.phase() == Phase::Ready {
             return;
         }
@@ -304,6 +314,7 @@ impl Path {
         if !whole && self.joined.since.elapsed() < CATCH_UP {
             return;
         }
+        *tick = ticks(TICK);
         if self.relay.health.ready() {
             let history = self.relay.history_len();
             let round_trip = self.round_trip;
@@ -313,6 +324,12 @@ impl Path {
             }
         }
     }
+}
+
+fn ticks(period: Duration) -> Interval {
+    let mut ticks = interval(period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    ticks
 }
 
 /// What every beacon of this VM tells.

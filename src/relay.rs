@@ -22,7 +22,7 @@ use crate::health::{Health, Phase};
 use crate::history::{CatchUp, History, Hole, Missing};
 use crate::hub::{Hub, Outbox};
 use crate::identity::Identity;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Overdue};
 use crate::metrics::Metrics;
 use crate::publishing::Publishing;
 use crate::wire::request::{Body, Request};
@@ -59,6 +59,15 @@ struct State {
     latest: Option<i64>,
     fleet_news: Change,
     fleet_told: Instant,
+}
+
+/// How to look for what did not come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Search {
+    /// Wind the subscription back.
+    Again,
+    /// The same over a new connection and subscription.
+    Anew,
 }
 
 /// A socket's place in the relay; dropped, the place is free.
@@ -265,13 +274,13 @@ impl Relay {
         ledger.vouch(|instance, started| fleet.is_alive(instance, started))
     }
 
-    /// Sees to holes in what was heard; true when the bus is to bring it again.
-    pub fn tend_ledger(&self) -> bool {
+    /// Sees to holes in what was heard; how the bus is to bring it again, if it is.
+    pub fn tend_ledger(&self) -> Option<Search> {
         let mut state = self.state();
         let overdue = state.ledger.overdue();
-        if overdue.late > 0 {
-            self.metrics.holes.inc_by(overdue.late as u64);
-            warn!(holes = overdue.late, "events of other VMs have not come; asking the topic again");
+        if overdue.seek > 0 {
+            self.metrics.holes.inc_by(overdue.seek as u64);
+            warn!(holes = overdue.seek, "events of other VMs have not come; asking the topic again");
         }
         if let Some((events, (from, to))) = overdue.lost {
             self.metrics.lost.inc_by(events);
@@ -283,7 +292,11 @@ impl Relay {
         }
         let oldest = clock::now_micros() - micros(self.config.history.age + OVERLAP);
         state.ledger.forget(oldest);
-        overdue.seek
+        match overdue {
+            Overdue { anew: 1.., .. } => Some(Search::Anew),
+            Overdue { seek: 1.., .. } => Some(Search::Again),
+            _ => None,
+        }
     }
 
     /// Forgets VMs that fell silent, and tells the sockets what changed in the fleet.

@@ -196,9 +196,7 @@ async fn a_vm_whose_subscription_is_deleted_makes_it_again() {
     let emulator = Emulator::start().await;
     let ams = Vm::on(&emulator, "ams").await;
     let mut client = ams.connect().await;
-    let path = format!("/v1/projects/{}/subscriptions/ID_vm-ams", crate::support::emulator::PROJECT);
-    let deleted = crate::support::http::request(emulator.port, "DELETE", &path, &[], "").await.unwrap();
-    assert_eq!(deleted.status, 200);
+    emulator.delete("subscriptions/ID_vm-ams").await;
     ams.logged("no way through the topic").await;
     until("health", async || (get(ams.port, "/health").await.status == 200).then_some(())).await;
     client.alert(json!({"note": "still here"})).await;

@@ -7,17 +7,20 @@
     clippy::panic,
     reason = "tests end at the first surprise"
 )]
+#![expect(clippy::print_stdout, reason = "tests tell their figures")]
 
 mod support;
 
 mod browser;
 mod browser_catch_up;
 mod bus;
+mod faults;
 mod fleet;
 mod fleet_script;
 mod http;
 mod limits;
 mod misconfiguration;
+mod restart;
 mod start;
 mod tidy;
 mod wire;

@@ -1,8 +1,10 @@
 //! A client of the wire: real sockets, real handshakes.
 
+use std::io;
+
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -128,23 +130,33 @@ pub async fn closed(socket: &mut WebSocketStream<TcpStream>) -> Option<(u16, Str
     .await
 }
 
-/// A connection on which the handshake is done, and then every byte is the test's own.
-pub struct Raw(pub TcpStream);
+/// A connection on which the handshake is done, and then every byte is the test's own. Costs little, so
+/// that thousands fit into a test.
+pub struct Raw(pub BufReader<TcpStream>);
 
 impl Raw {
     pub async fn connect(port: u16) -> Self {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        Self::open(port, "/ws").await.unwrap()
+    }
+
+    /// # Errors
+    /// Nobody is there, or the answer is no.
+    pub async fn open(port: u16, path: &str) -> io::Result<Self> {
+        let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        let mut stream = BufReader::with_capacity(4 << 10, stream);
         let request = format!(
-            "GET /ws HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         );
-        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.write_all(request.as_bytes()).await?;
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
-            head.push(within("answer to a handshake", stream.read_u8()).await.unwrap());
+            head.push(within("answer to a handshake", stream.read_u8()).await?);
         }
-        assert!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
-        Self(stream)
+        if head.starts_with(b"HTTP/1.1 101 ") {
+            return Ok(Self(stream));
+        }
+        Err(io::Error::other(String::from_utf8_lossy(&head).into_owned()))
     }
 
     /// Sends one frame as a client must: masked (with zeros, which leaves the payload readable).
@@ -166,18 +178,50 @@ impl Raw {
         self.0.write_all(&frame).await.unwrap();
     }
 
+    /// The next frame: its kind and what is in it.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub async fn next(&mut self) -> io::Result<(u8, Vec<u8>)> {
+        let (opcode, length) = self.head().await?;
+        let mut payload = vec![0; length];
+        self.0.read_exact(&mut payload).await?;
+        Ok((opcode, payload))
+    }
+
+    /// Reads the next frame without keeping it; its length.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub async fn skip(&mut self) -> io::Result<usize> {
+        let (_, length) = self.head().await?;
+        let mut scratch = vec![0; 64 << 10];
+        let mut left = length;
+        while left > 0 {
+            let room = left.min(scratch.len());
+            match self.0.read(&mut scratch[..room]).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => left -= count,
+            }
+        }
+        Ok(length)
+    }
+
+    async fn head(&mut self) -> io::Result<(u8, usize)> {
+        let opcode = self.0.read_u8().await? & 0x0f;
+        let length = match self.0.read_u8().await? {
+            126 => u64::from(self.0.read_u16().await?),
+            127 => self.0.read_u64().await?,
+            short => u64::from(short),
+        };
+        Ok((opcode, usize::try_from(length).unwrap()))
+    }
+
     /// Reads frames up to a close; its code, if one came.
     pub async fn closed(&mut self) -> Option<u16> {
         within("close", async {
             loop {
-                let opcode = self.0.read_u8().await.ok()? & 0x0f;
-                let length = match self.0.read_u8().await.ok()? {
-                    126 => u64::from(self.0.read_u16().await.ok()?),
-                    127 => self.0.read_u64().await.ok()?,
-                    short => u64::from(short),
-                };
-                let mut payload = vec![0; usize::try_from(length).unwrap()];
-                self.0.read_exact(&mut payload).await.ok()?;
+                let (opcode, payload) = self.next().await.ok()?;
                 if opcode == 8 {
                     return Some(u16::from_be_bytes([payload[0], payload[1]]));
                 }

@@ -20,21 +20,25 @@ impl Emulator {
     pub async fn start() -> Self {
         // Free a moment ago; the emulator can't choose one by itself.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self::start_on(port).await
+        let emulator = Self { process: spawn(port), port };
+        emulator.answers().await;
+        emulator
     }
 
-    pub async fn start_on(port: u16) -> Self {
-        let process = Command::new("java")
-            .args(["-Xmx512m", "-XX:+UseSerialGC", "-jar"])
-            .arg(jar())
-            .args(["--host=127.0.0.1", &format!("--port={port}")])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("java is needed for the Pub/Sub emulator: apt-get install default-jre-headless");
-        let emulator = Self { process, port };
-        until("emulator", async || http::try_get(port, "/").await.ok()).await;
-        emulator
+    /// Ends it at once, with all that it knew.
+    pub fn kill(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+
+    /// Starts it again where it was, empty.
+    pub async fn start_again(&mut self) {
+        self.process = spawn(self.port);
+        self.answers().await;
+    }
+
+    async fn answers(&self) {
+        until("emulator", async || http::try_get(self.port, "/").await.ok()).await;
     }
 
     pub fn host(&self) -> String {
@@ -66,6 +70,13 @@ impl Emulator {
         assert_eq!(http::request(self.port, "PUT", &path, &[], "{}").await.unwrap().status, 200);
     }
 
+    /// Deletes `resource` of the project, such as `topics/T`, behind everyone's back.
+    pub async fn delete(&self, resource: &str) {
+        let path = format!("/v1/projects/{PROJECT}/{resource}");
+        let answer = http::request(self.port, "DELETE", &path, &[], "").await.unwrap();
+        assert_eq!(answer.status, 200);
+    }
+
     /// Puts raw base64 data on the topic, past any VM.
     pub async fn publish(&self, base64: &str) {
         let path = format!("/v1/projects/{PROJECT}/topics/ALIEN_NOTIFICATIONS:publish");
@@ -77,9 +88,19 @@ impl Emulator {
 
 impl Drop for Emulator {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        self.kill();
     }
+}
+
+fn spawn(port: u16) -> Child {
+    Command::new("java")
+        .args(["-Xmx512m", "-XX:+UseSerialGC", "-jar"])
+        .arg(jar())
+        .args(["--host=127.0.0.1", &format!("--port={port}")])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("java is needed for the Pub/Sub emulator: apt-get install default-jre-headless")
 }
 
 fn jar() -> String {

@@ -4,6 +4,7 @@ pub mod browser;
 pub mod client;
 pub mod emulator;
 pub mod http;
+pub mod listener;
 pub mod proxy;
 pub mod vm;
 
@@ -15,9 +16,14 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits for what must come.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
+    within_for(PATIENCE, what, future).await
+}
+
+/// The same for what has a bound of its own.
+pub async fn within_for<T>(patience: Duration, what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(patience, future).await {
         Ok(value) => value,
-        Err(_) => panic!("no {what} within {PATIENCE:?}"),
+        Err(_) => panic!("no {what} within {patience:?}"),
     }
 }
 

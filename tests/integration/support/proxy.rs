@@ -1,15 +1,43 @@
-//! A TCP proxy between a VM and the emulator: counts what goes through.
+//! A TCP proxy between a VM and the emulator: counts what goes through, and breaks as networks and
+//! permissions do.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::select;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
+
+/// What becomes of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// All goes through.
+    Pass,
+    /// Those there are end; new ones go through.
+    Cut,
+    /// Those there are end, and new ones at once.
+    Refuse,
+    /// None ends and nothing goes through; new ones are taken and hang. What waits goes on when the
+    /// mode is [`Mode::Pass`] again.
+    BlackHole,
+    /// Those there are end; new ones hear from a server, in the project's place, that they may not.
+    Deny,
+}
 
 /// A running proxy; ends with this value.
 pub struct Proxy {
     pub port: u16,
+    mode: watch::Sender<Mode>,
     sent: Arc<AtomicU64>,
     accepting: JoinHandle<()>,
 }
@@ -19,27 +47,15 @@ impl Proxy {
     pub async fn to(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own = listener.local_addr().unwrap().port();
+        let (mode, modes) = watch::channel(Mode::Pass);
         let sent = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&sent);
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let counter = Arc::clone(&counter);
-                tokio::spawn(async move {
-                    let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await else { return };
-                    let (mut from_client, mut to_client) = client.into_split();
-                    let (mut from_server, mut to_server) = server.into_split();
-                    tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_client).await });
-                    let mut buffer = vec![0; 64 << 10];
-                    while let Ok(count @ 1..) = from_client.read(&mut buffer).await {
-                        counter.fetch_add(count as u64, Ordering::Relaxed);
-                        if to_server.write_all(&buffer[..count]).await.is_err() {
-                            return;
-                        }
-                    }
-                });
+                tokio::spawn(serve(client, port, modes.clone(), Arc::clone(&counter)));
             }
         });
-        Self { port: own, sent, accepting }
+        Self { port: own, mode, sent, accepting }
     }
 
     pub fn host(&self) -> String {
@@ -50,10 +66,98 @@ impl Proxy {
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
+
+    pub fn set(&self, mode: Mode) {
+        self.mode.send_replace(mode);
+    }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.accepting.abort();
     }
+}
+
+/// Serves one connection until the mode ends it.
+async fn serve(client: TcpStream, port: u16, mut modes: watch::Receiver<Mode>, sent: Arc<AtomicU64>) {
+    let mode = *modes.borrow_and_update();
+    let open = modes.clone();
+    let served = async {
+        match mode {
+            Mode::Pass | Mode::Cut | Mode::BlackHole => pass(client, port, open, &sent).await,
+            Mode::Refuse => {}
+            Mode::Deny => deny(client).await,
+        }
+    };
+    let ended = async {
+        while modes.changed().await.is_ok() {
+            let now = *modes.borrow_and_update();
+            if mode == Mode::Deny || !matches!(now, Mode::Pass | Mode::BlackHole) {
+                return;
+            }
+        }
+    };
+    select! {
+        () = served => {}
+        () = ended => {}
+    }
+}
+
+async fn pass(client: TcpStream, port: u16, mut open: watch::Receiver<Mode>, sent: &AtomicU64) {
+    out_of_the_hole(&mut open).await;
+    let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await else { return };
+    let (from_client, to_client) = client.into_split();
+    let (from_server, to_server) = server.into_split();
+    tokio::join!(carry(from_client, to_server, open.clone(), sent), async {
+        carry(from_server, to_client, open, &AtomicU64::new(0)).await;
+    });
+}
+
+/// Carries one direction to its end, and counts.
+async fn carry(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    mut open: watch::Receiver<Mode>,
+    counter: &AtomicU64,
+) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(count) = from.read(&mut buffer).await {
+        // Neither bytes nor an end come out of a hole.
+        out_of_the_hole(&mut open).await;
+        counter.fetch_add(count as u64, Ordering::Relaxed);
+        if count == 0 || to.write_all(&buffer[..count]).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn out_of_the_hole(modes: &mut watch::Receiver<Mode>) {
+    // An error says that the proxy is gone, which ends the connection elsewhere.
+    let _ = modes.wait_for(|mode| *mode != Mode::BlackHole).await;
+}
+
+/// Answers each request as Google does who may not: gRPC and REST, over HTTP/1 and HTTP/2.
+async fn deny(client: TcpStream) {
+    let answer = service_fn(async |request: Request<Incoming>| Ok::<_, Infallible>(denied(&request)));
+    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(client), answer).await;
+}
+
+fn denied(request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    const MESSAGE: &str = "User not authorized to perform this action.";
+    let content = request.headers().get("content-type").map_or(&b""[..], |value| value.as_bytes());
+    let answer = if content.starts_with(b"application/grpc") {
+        // Only trailers: the status is in the head, and there is nothing else.
+        Response::builder()
+            .header("content-type", "application/grpc")
+            .header("grpc-status", "7")
+            .header("grpc-message", MESSAGE)
+            .body(Full::default())
+    } else {
+        let body = json!({"error": {"code": 403, "status": "PERMISSION_DENIED", "message": MESSAGE}});
+        Response::builder()
+            .status(403)
+            .header("content-type", "application/json")
+            .body(body.to_string().into())
+    };
+    answer.unwrap()
 }

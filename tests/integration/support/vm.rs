@@ -124,15 +124,19 @@ impl Vm {
         within(&format!("{message:?} in the log of {}", self.name), async {
             loop {
                 let grown = self.log.grown.notified();
-                let begins =
-                    |line: &&Value| line["message"].as_str().is_some_and(|text| text.starts_with(message));
-                if let Some(line) = self.log().iter().find(begins) {
-                    return line.clone();
+                if let Some(line) = self.lines(message).into_iter().next() {
+                    return line;
                 }
                 grown.await;
             }
         })
         .await
+    }
+
+    /// All lines of the log so far whose message begins with `message`.
+    pub fn lines(&self, message: &str) -> Vec<Value> {
+        let begins = |line: &Value| line["message"].as_str().is_some_and(|text| text.starts_with(message));
+        self.log().into_iter().filter(begins).collect()
     }
 
     pub fn log(&self) -> Vec<Value> {

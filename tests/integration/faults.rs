@@ -1,0 +1,257 @@
+//! What can befall the topic, one fault at a time: sockets stay open, the fault is named once, and in
+//! the end everyone has heard everything once.
+//!
+//! The VM `ams` reaches the emulator through a proxy, the VM `sin` directly; each has a socket that is
+//! there throughout. A subscription that is detached is not among the faults: the emulator answers that
+//! it can't do it (501).
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::time::sleep;
+
+use crate::support::emulator::Emulator;
+use crate::support::http::get;
+use crate::support::listener::Listener;
+use crate::support::proxy::{Mode, Proxy};
+use crate::support::vm::Vm;
+use crate::support::within_for;
+
+/// A fault is seen in the log and in `/health` within this.
+const NOTICE: Duration = Duration::from_secs(30);
+
+/// From the end of a fault to `/health` 200: the longest back-off, and the calls of one attempt.
+const RECOVERY: Duration = Duration::from_secs(45);
+
+/// An alert is answered within this, whatever happens.
+const ANSWER: Duration = Duration::from_secs(35);
+
+/// How the log names an outage.
+const OUTAGE: &str = "no way through the topic";
+
+/// Google's client opens its stream again by itself and says nothing; the emulator does not notice that the
+/// old one has ended, and goes on handing it every other message, each for 10 s.
+#[tokio::test]
+async fn connections_are_cut() {
+    let mut scene = Scene::start().await;
+    let begun = Instant::now();
+    scene.proxy.set(Mode::Cut);
+    scene.alert("during").await;
+    let all = scene.ids();
+    for listener in &scene.listeners {
+        listener.hears(&all, RECOVERY).await;
+    }
+    // It may be mended faster than anyone could say so.
+    assert!(scene.outages() <= 1, "{:?}", scene.ams.lines(OUTAGE));
+    let times = format!("all alerts heard after {:.1?}", begun.elapsed());
+    scene.end("connections cut", &times).await;
+}
+
+#[tokio::test]
+async fn the_endpoint_refuses_for_a_minute() {
+    let refuse = async |scene: &mut Scene| scene.proxy.set(Mode::Refuse);
+    lasting("endpoint refused", Duration::from_secs(60), refuse, pass).await;
+}
+
+#[tokio::test]
+async fn the_stream_hangs_without_an_error() {
+    let hang = async |scene: &mut Scene| scene.proxy.set(Mode::BlackHole);
+    lasting("black hole", Duration::ZERO, hang, pass).await;
+}
+
+#[tokio::test]
+async fn what_hung_is_cut_in_the_end() {
+    let hang = async |scene: &mut Scene| scene.proxy.set(Mode::BlackHole);
+    let cut = async |scene: &mut Scene| scene.proxy.set(Mode::Cut);
+    lasting("black hole, then cut", Duration::ZERO, hang, cut).await;
+}
+
+#[tokio::test]
+async fn permission_is_taken_away_and_given_back() {
+    let deny = async |scene: &mut Scene| scene.proxy.set(Mode::Deny);
+    lasting("permission denied", Duration::ZERO, deny, pass).await;
+}
+
+#[tokio::test]
+async fn the_emulator_is_killed_and_starts_again_empty() {
+    let kill = async |scene: &mut Scene| scene.emulator.kill();
+    let start = async |scene: &mut Scene| scene.emulator.start_again().await;
+    lasting("emulator killed", Duration::ZERO, kill, start).await;
+}
+
+#[tokio::test]
+async fn the_subscription_is_deleted() {
+    let delete = async |scene: &mut Scene| scene.emulator.delete("subscriptions/ID_vm-ams").await;
+    passing("subscription deleted", delete).await;
+}
+
+#[tokio::test]
+async fn the_topic_is_deleted() {
+    let delete = async |scene: &mut Scene| scene.emulator.delete("topics/ALIEN_NOTIFICATIONS").await;
+    passing("topic deleted", delete).await;
+}
+
+async fn pass(scene: &mut Scene) {
+    scene.proxy.set(Mode::Pass);
+}
+
+/// A fault that is there, for `least` or until it is noticed, up to `mend`.
+async fn lasting(
+    what: &str,
+    least: Duration,
+    fault: impl AsyncFnOnce(&mut Scene),
+    mend: impl AsyncFnOnce(&mut Scene),
+) {
+    let mut scene = Scene::start().await;
+    let begun = Instant::now();
+    fault(&mut scene).await;
+    scene.alert("early").await;
+    scene.health(503, NOTICE).await;
+    let noticed = begun.elapsed();
+    sleep(least.saturating_sub(begun.elapsed())).await;
+    assert_eq!(get(scene.ams.port, "/health").await.status, 503, "as long as it lasts");
+    scene.alert("late").await;
+    mend(&mut scene).await;
+    let mended = Instant::now();
+    scene.health(200, RECOVERY).await;
+    let recovered = mended.elapsed();
+    let times = format!("noticed after {noticed:.1?}, recovered {recovered:.1?} after its end");
+    scene.end(what, &times).await;
+    assert_eq!(scene.outages(), 1, "{:?}", scene.ams.lines(OUTAGE));
+}
+
+/// A fault that happens once and leaves the rest to the VM.
+async fn passing(what: &str, fault: impl AsyncFnOnce(&mut Scene)) {
+    let mut scene = Scene::start().await;
+    let begun = Instant::now();
+    fault(&mut scene).await;
+    scene.alert("during").await;
+    within_for(NOTICE, "line in the log", scene.ams.logged(OUTAGE)).await;
+    let noticed = begun.elapsed();
+    scene.health(200, RECOVERY).await;
+    let recovered = begun.elapsed();
+    let times = format!("noticed after {noticed:.1?}, recovered after {recovered:.1?}");
+    scene.end(what, &times).await;
+    assert_eq!(scene.outages(), 1, "{:?}", scene.ams.lines(OUTAGE));
+}
+
+struct Scene {
+    emulator: Emulator,
+    proxy: Proxy,
+    ams: Vm,
+    sin: Vm,
+    /// A socket on each, in the same order.
+    listeners: [Listener; 2],
+    sent: Vec<Sent>,
+}
+
+/// An alert and the socket that it was sent on.
+struct Sent {
+    id: String,
+    via: usize,
+    at: Instant,
+}
+
+impl Scene {
+    /// All is well, and an alert from each side has been heard by each.
+    async fn start() -> Self {
+        let emulator = Emulator::start().await;
+        let proxy = Proxy::to(emulator.port).await;
+        let ams = Vm::spawn_on(&proxy.host(), "ams", &[]).await;
+        let sin = Vm::spawn_on(&emulator.host(), "sin", &[]).await;
+        ams.ready().await;
+        sin.ready().await;
+        let listeners = [Listener::connect(ams.port).await, Listener::connect(sin.port).await];
+        let mut scene = Self { emulator, proxy, ams, sin, listeners, sent: Vec::new() };
+        scene.alert("before").await;
+        scene.all_confirmed().await;
+        scene.all_heard().await;
+        scene
+    }
+
+    /// Sends an alert on each side.
+    async fn alert(&mut self, when: &str) {
+        for (via, listener) in self.listeners.iter_mut().enumerate() {
+            let id = format!("{when} via {}", ["ams", "sin"][via]);
+            listener.alert(&id).await;
+            self.sent.push(Sent { id, via, at: Instant::now() });
+        }
+    }
+
+    fn ids(&self) -> Vec<String> {
+        let mut ids: Vec<_> = self.sent.iter().map(|sent| sent.id.clone()).collect();
+        ids.sort();
+        ids
+    }
+
+    /// Waits for `ams` to give this answer.
+    async fn health(&self, status: u16, patience: Duration) {
+        within_for(patience, &format!("/health {status}"), async {
+            while get(self.ams.port, "/health").await.status != status {
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    }
+
+    /// Sends what was answered `unavailable` again, as a client does, until all is acknowledged; tells
+    /// how each was answered first.
+    async fn all_confirmed(&mut self) -> String {
+        let mut told = String::new();
+        for Sent { id, via, at } in &self.sent {
+            let listener = &mut self.listeners[*via];
+            for attempt in 0.. {
+                let (answered, answer) = listener.answer(id, attempt, ANSWER).await;
+                let kind = if answer["type"] == "ack" { &answer["type"] } else { &answer["code"] };
+                if attempt == 0 {
+                    write!(told, "; {id}: {kind} after {:.1?}", answered - *at).unwrap();
+                }
+                if kind == "ack" {
+                    break;
+                }
+                assert_eq!(kind, "unavailable", "{answer}");
+                let wait = answer["retryAfterMs"].as_u64().expect("a time to wait");
+                sleep(Duration::from_millis(wait)).await;
+                listener.alert(id).await;
+            }
+        }
+        told
+    }
+
+    async fn all_heard(&self) {
+        let all = self.ids();
+        for listener in &self.listeners {
+            listener.hears(&all, RECOVERY).await;
+        }
+    }
+
+    /// When it is over, all four have the same list: two that were there, and two that come now.
+    async fn end(&mut self, what: &str, times: &str) {
+        let answers = self.all_confirmed().await;
+        let named =
+            self.ams.lines(OUTAGE).first().map_or("nothing".into(), |line| line["reason"].to_string());
+        println!("{what}: {times}{answers}; named as {named}");
+        // What comes twice would be among what comes before this.
+        self.alert("after").await;
+        self.all_confirmed().await;
+        self.all_heard().await;
+        let all = self.ids();
+        for (listener, vm) in self.listeners.iter().zip([&self.ams, &self.sin]) {
+            assert!(listener.is_open(), "the socket on {} stays open", vm.name);
+            let mut heard = listener.events();
+            heard.sort();
+            assert_eq!(heard, all, "each once on the socket on {}", vm.name);
+            let fresh = vm.connect().await.refresh;
+            let id = |event: &Value| event["id"].as_str().unwrap().to_owned();
+            let mut heard: Vec<_> = fresh["events"].as_array().unwrap().iter().map(id).collect();
+            heard.sort();
+            assert_eq!(heard, all, "each once on a new socket on {}", vm.name);
+        }
+    }
+
+    /// How often the log of `ams` told of one.
+    fn outages(&self) -> usize {
+        self.ams.lines(OUTAGE).iter().filter(|line| line["level"] == "WARN").count()
+    }
+}
