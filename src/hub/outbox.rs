@@ -42,14 +42,27 @@ impl Outbox {
 
     /// Adds a frame; false when the socket is being closed, or is now, being too far behind.
     pub fn push(&self, frame: Frame) -> bool {
+        let bytes = frame.into_bytes();
+        let size = bytes.len() + OVERHEAD;
+        self.add(size, [bytes])
+    }
+
+    /// Adds one frame that is in parts. However long it is, it is taken when nothing else waits:
+    /// what a channel holds is not the reader's fault.
+    pub fn push_parts(&self, parts: Vec<Bytes>) -> bool {
+        let size: usize = parts.iter().map(|part| part.len() + OVERHEAD).sum();
+        self.add(size.min(self.limit / 2), parts)
+    }
+
+    fn add(&self, size: usize, parts: impl IntoIterator<Item = Bytes>) -> bool {
         let mut state = self.state();
         if state.close.is_some() {
             return false;
         }
-        state.bytes += frame.bytes().len() + OVERHEAD;
+        state.bytes += size;
         let fits = state.bytes <= self.limit;
         if fits {
-            state.frames.push_back(frame.into_bytes());
+            state.frames.extend(parts);
         } else {
             state.frames = VecDeque::new();
             let wait = SLOW_RETRY / 2 + clock::random_part(SLOW_RETRY / 2);
