@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
+use crate::auth::Visitor;
 use crate::bus::{Bus, BusError, Delivery};
 use crate::channel::{BadName, Channel};
 use crate::clock::{self, micros};
@@ -77,6 +78,7 @@ pub struct Member {
     pub relay: Arc<Relay>,
     pub client_id: Arc<str>,
     pub outbox: Arc<Outbox>,
+    pub visitor: Visitor,
 }
 
 impl Relay {
@@ -104,13 +106,18 @@ impl Relay {
     }
 
     /// Takes a socket in, and into `channels`; it comes with the bytes that it is to hear first.
-    pub fn join(self: &Arc<Self>, since: Option<&str>, channels: &[&str]) -> (Member, Vec<Bytes>) {
+    pub fn join(
+        self: &Arc<Self>,
+        since: Option<&str>,
+        channels: &[&str],
+        visitor: Visitor,
+    ) -> (Member, Vec<Bytes>) {
         // The VM's name is in the id, so that anyone can tell where the connection is.
         let client_id: Arc<str> =
             format!("{}@{}", Uuid::new_v4().simple(), self.identity().instance()).into();
         let outbox = Arc::new(Outbox::new(self.config.limits.outbox_bytes));
         let since = since.map(|since| Cursor::parse(since, self.bus.tag()));
-        let member = Member { relay: Arc::clone(self), client_id, outbox };
+        let member = Member { relay: Arc::clone(self), client_id, outbox, visitor };
         let mut errors = Vec::new();
 
         let mut state = self.state();
@@ -490,7 +497,7 @@ fn refuse(member: &Member, code: ErrorCode, why: &str, id: Option<&str>) {
 impl Member {
     /// Whether it may hear that channel and speak in it.
     fn may_join(&self, channel: &Channel) -> bool {
-        !channel.as_str().starts_with("user:")
+        self.visitor.may_join(channel.as_str())
     }
 }
 
