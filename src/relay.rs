@@ -32,7 +32,7 @@ use crate::wire::request::{Body, Request};
 use crate::wire::{Close, CloseCode, ErrorCode, reply};
 
 /// When a client may try again what the topic did not take.
-const RETRY_AFTER: Duration = Duration::from_secs(2);
+pub const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// Fleet frames a second that a VM may spend on figures; membership is told at once.
 const FLEET_FRAMES: usize = 1_000;

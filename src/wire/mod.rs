@@ -17,6 +17,7 @@ pub enum ErrorCode {
     InvalidJson,
     UnknownType,
     InvalidField,
+    TooLarge,
     RateLimited,
     Forbidden,
     NotFound,
