@@ -33,6 +33,8 @@ pub struct Config {
     pub beacon_interval: Duration,
     /// Origins besides the page's own that may open sockets.
     pub allowed_origins: HashSet<String>,
+    /// What an app's backend must know.
+    pub api_key: Option<String>,
 }
 
 /// Which bus carries the events.
@@ -121,6 +123,7 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     ("UPGRADE_BURST", "200", "new sockets at once, per address"),
     ("MESSAGE_RATE", "50", "messages a second, per socket"),
     ("MESSAGE_BURST", "200", "messages at once, per socket"),
+    ("API_KEY", "", "what a backend must know to use its routes; without one nobody may"),
     ("ALLOWED_ORIGINS", "", "further origins that may open sockets, by comma; * for any"),
     ("RUST_LOG", "info", "what is logged"),
     ("LOG_FORMAT", "by terminal", "text or json"),
@@ -159,6 +162,7 @@ pub struct Env {
     pub upgrade_burst: Option<String>,
     pub message_rate: Option<String>,
     pub message_burst: Option<String>,
+    pub api_key: Option<String>,
     pub allowed_origins: Option<String>,
 }
 
@@ -234,6 +238,7 @@ impl Config {
             },
             ping_interval: seconds("PING_INTERVAL", &env.ping_interval, 30, 1..=3600)?,
             beacon_interval: seconds("BEACON_INTERVAL", &env.beacon_interval, 15, 1..=300)?,
+            api_key: env.api_key.clone(),
             allowed_origins: origins(env.allowed_origins.as_deref().unwrap_or_default())?,
         })
     }

@@ -89,6 +89,11 @@ impl Fleet {
         self.instances.get(instance).is_some_and(|known| known.latest.0 == started)
     }
 
+    /// Whether a VM of that name is alive.
+    pub fn has(&self, instance: &str) -> bool {
+        self.instances.get(instance).is_some_and(|known| !known.left)
+    }
+
     pub fn instances(&self) -> impl Iterator<Item = (&String, &Instance)> {
         self.instances.iter().filter(|(_, instance)| !instance.left)
     }

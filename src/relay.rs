@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::bus::{Bus, BusError, Delivery};
 use crate::clock::{self, micros};
 use crate::config::Config;
+use crate::connections::{Connections, Found};
 use crate::cursor::{BadCursor, Cursor, OVERLAP};
 use crate::event::{Beacon, Event, Heard, Kind, Origin, Sequence, Told};
 use crate::fleet::{Change, Fleet};
@@ -29,7 +30,7 @@ use crate::wire::request::{Body, Request};
 use crate::wire::{Close, CloseCode, ErrorCode, reply};
 
 /// When a client may try again what the topic did not take.
-const RETRY_AFTER: Duration = Duration::from_secs(2);
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// Fleet frames a second that a VM may spend on figures; membership is told at once.
 const FLEET_FRAMES: usize = 1_000;
@@ -46,6 +47,7 @@ pub struct Relay {
     pub metrics: Metrics,
     pub bus: Bus,
     pub publishing: Publishing,
+    pub connections: Connections,
     // A std mutex: held for one pass over plain data, never over an await.
     state: Mutex<State>,
 }
@@ -79,10 +81,12 @@ pub struct Member {
 
 impl Relay {
     pub fn new(config: Config, bus: Bus) -> Self {
+        let publishing = Publishing::new(bus.clone(), config.history.age);
         Self {
             health: Health::default(),
             metrics: Metrics::new(config.identity.clone()),
-            publishing: Publishing::new(bus.clone(), config.history.age),
+            connections: Connections::new(config.identity.clone(), publishing.clone()),
+            publishing,
             bus,
             state: Mutex::new(State {
                 history: History::new(config.history),
@@ -167,6 +171,10 @@ impl Relay {
                 };
                 self.publish(event, id, Arc::clone(&member.outbox));
             }
+            Ok(Request { id, body: Body::Direct { target, data } }) => {
+                self.metrics.received("direct");
+                self.direct(member, &target, data, id);
+            }
             Err(invalid) => {
                 self.metrics.received("invalid");
                 member.outbox.push(reply::error(invalid.code, &invalid.message, invalid.id.as_deref(), None));
@@ -211,6 +219,11 @@ impl Relay {
                 self.note(&beacon, at);
                 heard = Some(beacon);
             }
+            Ok(Told::Ask(ask)) => {
+                let found = self.find(&ask.client_id);
+                self.connections.asked(ask, at, found);
+            }
+            Ok(Told::Answer(answer)) => self.connections.answered(answer),
             Err(error) => {
                 self.metrics.undecodable.inc();
                 debug!(%error, "a message on the topic that this version does not know");
@@ -334,6 +347,13 @@ impl Relay {
                 sleep(STEP).await;
             }
         }
+    }
+
+    /// One of this VM's own connections.
+    pub fn find(&self, client_id: &str) -> Option<Found> {
+        let state = self.state();
+        let outbox = Arc::clone(state.hub.outbox(client_id)?);
+        Some(Found { outbox, channels: Vec::new() })
     }
 
     pub fn clients(&self) -> usize {

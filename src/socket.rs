@@ -193,9 +193,9 @@ impl Socket {
     /// Writes what came out of the outbox, and gives its room back.
     async fn write_counted(&mut self, batch: Batch) -> Result<(), End> {
         let (frames, bytes) = (batch.len(), batch.remaining());
-        let written = self.write(batch).await;
+        self.write(batch).await?;
         self.member.outbox.written(frames, bytes);
-        written
+        Ok(())
     }
 
     /// Writes all of `batch`, joined. A client that does not read is waited for until its outbox
@@ -227,7 +227,7 @@ async fn say_goodbye(mut stream: WebSocketStream<TcpStream>, mut rest: Batch, cl
         let _ = stream.flush().await;
     }
     let stream = stream.get_mut();
-    let frame = Frame::close(close.code as u16, &close.reason);
+    let frame = Frame::close(close.code.number(), &close.reason);
     let said = async {
         stream.write_all_buf(&mut rest).await?;
         stream.write_all(frame.bytes()).await?;

@@ -2,6 +2,8 @@
 
 mod address;
 mod admission;
+mod api_key;
+mod connections;
 mod page;
 mod server;
 mod status;
@@ -30,9 +32,12 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 /// All routes. `sockets` tracks what upgrades leave running.
 pub fn routes(relay: Arc<Relay>, sockets: TaskTracker) -> BoxedFilter<(impl Reply,)> {
     let upgrade = upgrade::route(Arc::clone(&relay), sockets);
+    let connections = connections::routes(Arc::clone(&relay));
     let status = status::routes(relay);
     upgrade
         .or(status)
+        .unify()
+        .or(connections)
         .unify()
         .or(page::routes())
         .unify()

@@ -8,7 +8,7 @@ mod outbox;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-pub use self::outbox::{Batch, Outbox};
+pub use self::outbox::{Batch, Notice, Outbox};
 use crate::frame::Frame;
 
 #[derive(Default)]
@@ -23,6 +23,10 @@ impl Hub {
 
     pub fn leave(&mut self, client_id: &str) {
         self.sockets.remove(client_id);
+    }
+
+    pub fn outbox(&self, client_id: &str) -> Option<&Arc<Outbox>> {
+        self.sockets.get(client_id)
     }
 
     pub fn len(&self) -> usize {

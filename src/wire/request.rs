@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::ErrorCode;
+use crate::connections::ClientId;
 use crate::event::Kind;
 
 /// The article's page names its alert so, without a `type`.
@@ -26,7 +27,15 @@ pub struct Request {
 #[derive(Debug)]
 pub enum Body {
     Ping,
-    Publish { kind: Kind, data: Box<RawValue> },
+    Publish {
+        kind: Kind,
+        data: Box<RawValue>,
+    },
+    /// To one connection.
+    Direct {
+        target: ClientId,
+        data: Box<RawValue>,
+    },
 }
 
 /// Why a message is refused.
@@ -48,6 +57,8 @@ struct Fields<'a> {
     data: Option<&'a RawValue>,
     #[serde(borrow)]
     channel: Option<&'a RawValue>,
+    #[serde(borrow, rename = "targetId")]
+    target: Option<&'a RawValue>,
     #[serde(borrow)]
     message: Option<&'a RawValue>,
 }
@@ -114,27 +125,38 @@ fn body(fields: &Fields<'_>) -> Result<Body, Invalid> {
         "broadcast" if fields.channel.is_some() => {
             Err(invalid(ErrorCode::InvalidField, "channel: this server has no channels yet; leave it out"))
         }
-        "broadcast" => {
-            let data = fields.data.map_or_else(|| RawValue::NULL.to_owned(), ToOwned::to_owned);
-            Ok(Body::Publish { kind: Kind::Broadcast, data })
+        "broadcast" => Ok(Body::Publish { kind: Kind::Broadcast, data: any(fields.data) }),
+        "direct" => {
+            let target = fields.target.and_then(read::<String>).and_then(|id| ClientId::parse(&id));
+            let target = target.ok_or_else(|| {
+                invalid(ErrorCode::InvalidField, "targetId: expected a clientId, as \"connected\" tells it")
+            })?;
+            Ok(Body::Direct { target, data: any(fields.data) })
         }
         other => {
             let shown: String = other.chars().take(40).collect();
-            let message = format!("type: {shown:?} is unknown, expected alert, broadcast or ping");
+            let message = format!("type: {shown:?} is unknown, expected alert, broadcast, direct or ping");
             Err(invalid(ErrorCode::UnknownType, message))
         }
     }
 }
 
+fn any(data: Option<&RawValue>) -> Box<RawValue> {
+    data.map_or_else(|| RawValue::NULL.to_owned(), ToOwned::to_owned)
+}
+
+/// Whether a message may be called so by its sender.
+pub fn is_id(id: &str) -> bool {
+    !id.is_empty() && id.chars().count() <= MAX_ID && !id.chars().any(char::is_control)
+}
+
 fn id(raw: &RawValue) -> Result<String, Invalid> {
-    read::<String>(raw)
-        .filter(|id| !id.is_empty() && id.chars().count() <= MAX_ID && !id.chars().any(char::is_control))
-        .ok_or_else(|| {
-            invalid(
-                ErrorCode::InvalidField,
-                format!("id: expected a string of 1 to {MAX_ID} printable characters"),
-            )
-        })
+    read::<String>(raw).filter(|id| is_id(id)).ok_or_else(|| {
+        invalid(
+            ErrorCode::InvalidField,
+            format!("id: expected a string of 1 to {MAX_ID} printable characters"),
+        )
+    })
 }
 
 fn landing(data: Option<&RawValue>) -> Result<Box<RawValue>, Invalid> {
@@ -210,7 +232,7 @@ mod tests {
     fn published(text: &str) -> (Kind, String) {
         match Request::parse(text).unwrap().body {
             Body::Publish { kind, data } => (kind, data.get().to_owned()),
-            Body::Ping => panic!("{text} is a ping"),
+            body => panic!("{text} is {body:?}"),
         }
     }
 
@@ -263,6 +285,8 @@ mod tests {
             (r#"{"type":"alert","data":{"place":7}}"#, ErrorCode::InvalidField, "data.place"),
             (&long("place", 121), ErrorCode::InvalidField, "data.place"),
             (&long("note", 501), ErrorCode::InvalidField, "data.note"),
+            (r#"{"type":"direct","data":1}"#, ErrorCode::InvalidField, "targetId"),
+            (r#"{"type":"direct","targetId":"b@a"}"#, ErrorCode::InvalidField, "targetId"),
             (r#"{"type":"broadcast","channel":"a"}"#, ErrorCode::InvalidField, "channel"),
         ] {
             let error = Request::parse(text).expect_err(text);

@@ -14,6 +14,7 @@ mod support;
 mod browser;
 mod browser_catch_up;
 mod bus;
+mod connections;
 mod faults;
 mod fleet;
 mod fleet_script;
