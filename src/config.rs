@@ -59,6 +59,8 @@ pub struct Limits {
     pub outbox_bytes: usize,
     pub connections: usize,
     pub connections_per_address: usize,
+    /// Of one socket.
+    pub channels: usize,
     /// Per address, a second.
     pub upgrades: Rate,
     /// Per socket, a second.
@@ -119,6 +121,7 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     ("OUTBOX_BYTES", "1048576", "what a slow socket may leave unread"),
     ("MAX_CONNECTIONS", "20000", "sockets in all"),
     ("MAX_CONNECTIONS_PER_ADDRESS", "200", "sockets of one client address (IPv6: one /64)"),
+    ("MAX_CHANNELS", "64", "channels of one socket"),
     ("UPGRADE_RATE", "20", "new sockets a second, per address"),
     ("UPGRADE_BURST", "200", "new sockets at once, per address"),
     ("MESSAGE_RATE", "50", "messages a second, per socket"),
@@ -158,6 +161,7 @@ pub struct Env {
     pub outbox_bytes: Option<String>,
     pub max_connections: Option<String>,
     pub max_connections_per_address: Option<String>,
+    pub max_channels: Option<String>,
     pub upgrade_rate: Option<String>,
     pub upgrade_burst: Option<String>,
     pub message_rate: Option<String>,
@@ -227,6 +231,7 @@ impl Config {
                     200,
                     1..=1_000_000,
                 )?,
+                channels: number("MAX_CHANNELS", &env.max_channels, 64, 1..=10_000)?,
                 upgrades: Rate {
                     per_second: rate("UPGRADE_RATE", &env.upgrade_rate, 20)?,
                     burst: rate("UPGRADE_BURST", &env.upgrade_burst, 200)?,

@@ -18,6 +18,7 @@ use tracing::debug;
 use uuid::Uuid;
 
 use crate::bus::Message;
+use crate::channel::Channel;
 use crate::clock::{self, micros};
 use crate::event::{Answer, Ask, Description, Letter, Outcome, Told, Wish};
 use crate::history::Seen;
@@ -65,7 +66,7 @@ impl ClientId {
 /// A connection of this VM.
 pub struct Found {
     pub outbox: Arc<Outbox>,
-    pub channels: Vec<String>,
+    pub channels: Vec<Channel>,
 }
 
 /// Why a connection was not reached.

@@ -9,6 +9,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::channel::Channel;
+
 /// One message of the bus.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -27,6 +29,9 @@ pub struct Event {
     pub id: String,
     #[serde(rename = "type")]
     pub kind: Kind,
+    /// Only sockets in it hear of it; None: all do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<Channel>,
     /// The connection it came from.
     pub sender_id: String,
     /// Passed on as it came; this program never looks inside.
@@ -52,22 +57,51 @@ pub struct Sequence {
     pub first_at: i64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
+/// What an event is, on the bus and on the wire a word.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(from = "String", into = "String")]
 pub enum Kind {
     /// To every socket, the sender's too.
     Alert,
     /// To every socket but the sender's.
     Broadcast,
+    /// An app's own, of that name.
+    App(String),
 }
 
 impl Kind {
     /// The `type` on the wire.
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> &str {
         match self {
             Self::Alert => "alert",
             Self::Broadcast => "broadcast",
+            Self::App(name) => name,
         }
+    }
+
+    /// For metrics, whose labels must not be the clients' to choose.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Alert => "alert",
+            Self::Broadcast => "broadcast",
+            Self::App(_) => "app",
+        }
+    }
+}
+
+impl From<String> for Kind {
+    fn from(name: String) -> Self {
+        match name.as_str() {
+            "alert" => Self::Alert,
+            "broadcast" => Self::Broadcast,
+            _ => Self::App(name),
+        }
+    }
+}
+
+impl From<Kind> for String {
+    fn from(kind: Kind) -> Self {
+        kind.name().to_owned()
     }
 }
 
@@ -174,7 +208,7 @@ pub struct Description {
     pub region: String,
     /// In ms since the epoch.
     pub connected_at: i64,
-    pub channels: Vec<String>,
+    pub channels: Vec<Channel>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
 }

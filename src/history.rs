@@ -1,17 +1,19 @@
 //! What this VM remembers of the topic: a bounded window of events for those who were away, and
 //! the ids that it has already passed on.
 //!
-//! The window is kept in pages. A full page's events are joined once, as they stand in a
+//! Each channel has a window of its own, so that a busy one takes nothing from the others but room.
+//! It is kept in pages. A full page's events are joined once, as they stand in a
 //! `refresh-store`, and shared by all who ask: when thousands of sockets come back at once, each
 //! costs a few references, not a copy of the history.
 
 use std::collections::hash_map::RandomState;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::BuildHasher;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::channel::Channel;
 use crate::clock::{self, micros};
 use crate::config::HistoryLimits;
 
@@ -25,17 +27,31 @@ const LEAST_SEEN: usize = 65_536;
 /// What one remembered event takes beside its bytes, so that the bound holds for small ones too.
 const OVERHEAD: usize = 64;
 
+/// The same for a channel.
+const STREAM_OVERHEAD: usize = 512;
+
 pub struct History {
     limits: HistoryLimits,
+    /// By channel; None is what everybody hears.
+    streams: HashMap<Option<Channel>, Stream>,
+    /// When each stream begins, the oldest first: where room is made.
+    beginnings: BTreeSet<(i64, Option<Channel>)>,
+    events: usize,
+    bytes: usize,
+    /// Everything published at or after this (µs) on a channel that has no stream is here.
+    reaches: i64,
+    seen: Seen,
+}
+
+/// The window of one channel.
+struct Stream {
     /// In the order of the topic's time, and so the events of each; none is empty.
     pages: VecDeque<Page>,
     events: usize,
-    bytes: usize,
     /// Everything published at or after this is here, in µs of the topic's clock.
     reaches: i64,
     /// Why it does not reach further.
     reason: Missing,
-    seen: Seen,
 }
 
 #[derive(Default)]
@@ -78,14 +94,13 @@ pub struct Hole {
 
 impl History {
     pub fn new(limits: HistoryLimits) -> Self {
-        let reaches = clock::now_micros() - micros(limits.age);
         Self {
             limits,
-            pages: VecDeque::new(),
+            streams: HashMap::new(),
+            beginnings: BTreeSet::new(),
             events: 0,
             bytes: 0,
-            reaches,
-            reason: Missing::TooOld,
+            reaches: clock::now_micros() - micros(limits.age),
             seen: Seen::new(LEAST_SEEN.max(2 * limits.events)),
         }
     }
@@ -96,8 +111,103 @@ impl History {
     }
 
     /// Keeps an event that was published at `at`, as it is told to sockets.
-    pub fn push(&mut self, at: i64, payload: Bytes) {
+    pub fn push(&mut self, channel: Option<&Channel>, at: i64, payload: Bytes) {
         self.bytes += payload.len() + OVERHEAD;
+        self.events += 1;
+        let channel = channel.cloned();
+        let stream = self.streams.entry(channel.clone()).or_insert_with(|| {
+            self.bytes += STREAM_OVERHEAD;
+            Stream::new(self.reaches)
+        });
+        let began = stream.begins();
+        stream.push(at, payload);
+        self.beginnings.remove(&(began, channel.clone()));
+        self.beginnings.insert((stream.begins(), channel.clone()));
+        if stream.events > self.limits.events {
+            self.drop_first(&channel, Missing::TooMany);
+        }
+        self.trim();
+    }
+
+    /// Makes room: what is too old goes, and the oldest of all where it is too much.
+    fn trim(&mut self) {
+        let oldest = clock::now_micros() - micros(self.limits.age);
+        while let Some((at, channel)) = self.beginnings.first() {
+            let reason = if *at < oldest {
+                Missing::TooOld
+            } else if self.bytes > self.limits.bytes {
+                Missing::TooMany
+            } else {
+                return;
+            };
+            let channel = channel.clone();
+            self.drop_first(&channel, reason);
+        }
+    }
+
+    fn drop_first(&mut self, channel: &Option<Channel>, reason: Missing) {
+        let Some(stream) = self.streams.get_mut(channel) else { return };
+        self.beginnings.remove(&(stream.begins(), channel.clone()));
+        if let Some(payload) = stream.drop_first(reason) {
+            self.bytes -= payload.len() + OVERHEAD;
+            self.events -= 1;
+        }
+        if stream.events > 0 {
+            self.beginnings.insert((stream.begins(), channel.clone()));
+        } else if channel.is_some() {
+            // Channels come and go; that of everybody stays.
+            self.reaches = self.reaches.max(stream.reaches);
+            self.bytes -= STREAM_OVERHEAD;
+            self.streams.remove(channel);
+        }
+    }
+
+    /// What was published before `at` (µs) may have been missed, on any channel.
+    pub fn miss(&mut self, at: i64) {
+        self.reaches = self.reaches.max(at);
+        for stream in self.streams.values_mut().filter(|stream| stream.reaches < at) {
+            stream.reaches = at;
+            stream.reason = Missing::TooOld;
+        }
+    }
+
+    /// All of a channel since `since` (µs); all there is without it. `overlap` is what comes before it
+    /// all the same, since VMs hear in different orders.
+    pub fn since(&mut self, channel: Option<&Channel>, since: Option<i64>, overlap: Duration) -> CatchUp {
+        self.trim();
+        let from = since.map_or(i64::MIN, |since| since.saturating_sub(micros(overlap)));
+        let mut absent = Stream::new(self.reaches);
+        let stream = self.streams.get_mut(&channel.cloned()).unwrap_or(&mut absent);
+        let parts = stream.pages.iter_mut().filter_map(|page| page.since(from)).collect();
+        let missing = since.filter(|since| *since < stream.reaches);
+        let hole = |since| Hole { reason: stream.reason, from: Some(since), to: stream.reaches };
+        CatchUp { parts, missing: missing.map(hole) }
+    }
+
+    /// Everything of a channel published at or after this is here (µs).
+    pub fn reaches(&self, channel: Option<&Channel>) -> i64 {
+        self.streams.get(&channel.cloned()).map_or(self.reaches, |stream| stream.reaches)
+    }
+
+    pub fn len(&self) -> usize {
+        self.events
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.events == 0
+    }
+}
+
+impl Stream {
+    fn new(reaches: i64) -> Self {
+        Self { pages: VecDeque::new(), events: 0, reaches, reason: Missing::TooOld }
+    }
+
+    fn begins(&self) -> i64 {
+        self.pages.front().map_or(i64::MIN, Page::begins)
+    }
+
+    fn push(&mut self, at: i64, payload: Bytes) {
         self.events += 1;
         // Nearly always at the end: deliveries are out of order by moments only.
         let later = self.pages.iter().rev().take_while(|page| page.begins() > at).count();
@@ -118,64 +228,21 @@ impl History {
             Some(_) => {}
         }
         self.pages[index].insert(at, payload);
-        self.trim();
     }
 
-    fn trim(&mut self) {
-        let oldest = clock::now_micros() - micros(self.limits.age);
-        while let Some(page) = self.pages.front_mut() {
-            let Some(first) = page.events.front() else {
-                self.pages.pop_front();
-                continue;
-            };
-            let reason = if first.at < oldest {
-                Missing::TooOld
-            } else if self.events > self.limits.events || self.bytes > self.limits.bytes {
-                Missing::TooMany
-            } else {
-                break;
-            };
-            self.bytes -= first.payload.len() + OVERHEAD;
-            self.events -= 1;
-            if first.at >= self.reaches {
-                self.reaches = first.at + 1;
-                self.reason = reason;
-            }
-            page.events.pop_front();
-            page.joined = None;
+    fn drop_first(&mut self, reason: Missing) -> Option<Bytes> {
+        let page = self.pages.front_mut()?;
+        let first = page.events.pop_front()?;
+        page.joined = None;
+        if page.events.is_empty() {
+            self.pages.pop_front();
         }
-    }
-
-    /// What was published before `at` (µs) may have been missed.
-    pub fn miss(&mut self, at: i64) {
-        if at > self.reaches {
-            self.reaches = at;
-            self.reason = Missing::TooOld;
+        self.events -= 1;
+        if first.at >= self.reaches {
+            self.reaches = first.at + 1;
+            self.reason = reason;
         }
-    }
-
-    /// All since `since` (µs); all there is without it. `overlap` is what comes before it all the
-    /// same, since VMs hear in different orders.
-    pub fn since(&mut self, since: Option<i64>, overlap: Duration) -> CatchUp {
-        self.trim();
-        let from = since.map_or(i64::MIN, |since| since.saturating_sub(micros(overlap)));
-        let parts = self.pages.iter_mut().filter_map(|page| page.since(from)).collect();
-        let missing = since.filter(|since| *since < self.reaches);
-        let hole = |since| Hole { reason: self.reason, from: Some(since), to: self.reaches };
-        CatchUp { parts, missing: missing.map(hole) }
-    }
-
-    /// Everything published at or after this is here (µs).
-    pub fn reaches(&self) -> i64 {
-        self.reaches
-    }
-
-    pub fn len(&self) -> usize {
-        self.events
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.events == 0
+        Some(first.payload)
     }
 }
 
@@ -287,9 +354,9 @@ mod tests {
         let mut history = history(10, 1 << 20);
         let now = clock::now_micros();
         for (at, text) in [(1, "a"), (3, "c"), (2, "b")] {
-            history.push(now + at, Bytes::from_static(text.as_bytes()));
+            history.push(None, now + at, Bytes::from_static(text.as_bytes()));
         }
-        assert_eq!(texts(&history.since(None, OVERLAP)), ["a", "b", "c"]);
+        assert_eq!(texts(&history.since(None, None, OVERLAP)), ["a", "b", "c"]);
     }
 
     #[test]
@@ -299,14 +366,17 @@ mod tests {
         // 7 and 2,003 have no common factor: every number once, far out of order.
         for step in 0..2_003_i64 {
             let at = step * 7 % 2_003;
-            history.push(now + at, Bytes::from(format!("{at:04}")));
+            history.push(None, now + at, Bytes::from(format!("{at:04}")));
             // Joined pages must not stay when something is put between.
-            history.since(None, OVERLAP);
+            history.since(None, None, OVERLAP);
         }
         let expected: Vec<_> = (0..2_003).map(|at| format!("{at:04}")).collect();
-        assert_eq!(texts(&history.since(None, OVERLAP)), expected);
-        assert_eq!(texts(&history.since(Some(now + 1_500), Duration::ZERO)), expected[1_500..]);
-        assert_eq!(history.pages.iter().map(|page| page.events.len()).sum::<usize>(), history.len());
+        assert_eq!(texts(&history.since(None, None, OVERLAP)), expected);
+        assert_eq!(texts(&history.since(None, Some(now + 1_500), Duration::ZERO)), expected[1_500..]);
+        assert_eq!(
+            history.streams[&None].pages.iter().map(|page| page.events.len()).sum::<usize>(),
+            history.len()
+        );
     }
 
     #[test]
@@ -314,16 +384,16 @@ mod tests {
         let mut history = history(2, 1 << 20);
         let now = clock::now_micros();
         for (at, text) in [(-300, "a"), (-200, "b"), (-100, "c")] {
-            history.push(now + at * SECOND, Bytes::from_static(text.as_bytes()));
+            history.push(None, now + at * SECOND, Bytes::from_static(text.as_bytes()));
         }
-        let all = history.since(None, OVERLAP);
+        let all = history.since(None, None, OVERLAP);
         assert_eq!(texts(&all), ["b", "c"]);
         assert_eq!(all.missing, None, "who names no cursor misses nothing");
         let since = now - 400 * SECOND;
-        let early = history.since(Some(since), OVERLAP);
+        let early = history.since(None, Some(since), OVERLAP);
         let hole = Hole { reason: Missing::TooMany, from: Some(since), to: now - 300 * SECOND + 1 };
         assert_eq!(early.missing, Some(hole));
-        let late = history.since(Some(now - 110 * SECOND), OVERLAP);
+        let late = history.since(None, Some(now - 110 * SECOND), OVERLAP);
         assert_eq!(texts(&late), ["c"]);
         assert_eq!(late.missing, None);
     }
@@ -333,22 +403,22 @@ mod tests {
         let mut history = history(2, 1 << 20);
         let cursor = clock::now_micros();
         tokio::time::advance(Duration::from_secs(7_200)).await;
-        assert_eq!(history.since(Some(cursor), OVERLAP).missing, None, "nothing came in two hours");
-        history.push(clock::now_micros(), Bytes::from_static(b"a"));
+        assert_eq!(history.since(None, Some(cursor), OVERLAP).missing, None, "nothing came in two hours");
+        history.push(None, clock::now_micros(), Bytes::from_static(b"a"));
         tokio::time::advance(Duration::from_secs(3_601)).await;
-        let missing = history.since(Some(cursor), OVERLAP).missing.unwrap();
+        let missing = history.since(None, Some(cursor), OVERLAP).missing.unwrap();
         assert_eq!(missing.reason, Missing::TooOld);
     }
 
     #[test]
     fn is_bounded_by_bytes_and_by_age() {
-        let mut history = history(100, 3 * (10 + OVERHEAD));
+        let mut history = history(100, 3 * (10 + OVERHEAD) + STREAM_OVERHEAD);
         let now = clock::now_micros();
         for _ in 0..10 {
-            history.push(now, Bytes::from_static(b"0123456789"));
+            history.push(None, now, Bytes::from_static(b"0123456789"));
         }
         assert_eq!(history.len(), 3);
-        history.push(now - 3601 * SECOND, Bytes::from_static(b"old"));
+        history.push(None, now - 3601 * SECOND, Bytes::from_static(b"old"));
         assert_eq!(history.len(), 3);
     }
 
@@ -356,9 +426,38 @@ mod tests {
     fn catch_up_overlaps() {
         let mut history = history(10, 1 << 20);
         let now = clock::now_micros();
-        history.push(now - 59 * SECOND, Bytes::from_static(b"just before"));
-        history.push(now - 61 * SECOND, Bytes::from_static(b"long before"));
-        assert_eq!(texts(&history.since(Some(now), OVERLAP)), ["just before"]);
+        history.push(None, now - 59 * SECOND, Bytes::from_static(b"just before"));
+        history.push(None, now - 61 * SECOND, Bytes::from_static(b"long before"));
+        assert_eq!(texts(&history.since(None, Some(now), OVERLAP)), ["just before"]);
+    }
+
+    #[test]
+    fn a_busy_channel_keeps_others_events_and_room_is_made_where_it_is_oldest() {
+        let mut history = history(3, 8 * (10 + OVERHEAD) + 2 * STREAM_OVERHEAD);
+        let now = clock::now_micros();
+        let (quiet, busy) = (Channel::new("quiet").unwrap(), Channel::new("busy").unwrap());
+        let since = now - 1;
+        history.push(Some(&quiet), now, Bytes::from_static(b"quiet-----"));
+        for at in 1..=10 {
+            history.push(Some(&busy), now + at, Bytes::from_static(b"busy------"));
+        }
+        assert_eq!(texts(&history.since(Some(&quiet), Some(since), OVERLAP)).len(), 1);
+        assert_eq!(history.since(Some(&quiet), Some(since), OVERLAP).missing, None);
+        let caught_up = history.since(Some(&busy), Some(since), OVERLAP);
+        assert_eq!(texts(&caught_up).len(), 3);
+        assert_eq!(caught_up.missing.unwrap().reason, Missing::TooMany);
+        assert!(texts(&history.since(None, None, OVERLAP)).is_empty());
+
+        // Four more channels have no room: the oldest events of all make it.
+        for number in 0..4 {
+            let other = Channel::new(&format!("other-{number}")).unwrap();
+            history.push(Some(&other), now + 100, Bytes::from_static(b"other-----"));
+        }
+        assert!(texts(&history.since(Some(&quiet), None, OVERLAP)).is_empty());
+        let missing = history.since(Some(&quiet), Some(since), OVERLAP).missing;
+        assert!(missing.is_some(), "its stream is gone, and that something was there is remembered");
+        assert!(history.bytes <= history.limits.bytes);
+        assert_eq!(history.beginnings.len(), history.streams.values().filter(|s| s.events > 0).count());
     }
 
     #[test]
@@ -366,9 +465,9 @@ mod tests {
         let mut history = history(1_000, 1 << 20);
         let now = clock::now_micros();
         for at in 0..1_000 {
-            history.push(now + at, Bytes::from_static(b"0123456789"));
+            history.push(None, now + at, Bytes::from_static(b"0123456789"));
         }
-        let (one, other) = (history.since(None, OVERLAP), history.since(None, OVERLAP));
+        let (one, other) = (history.since(None, None, OVERLAP), history.since(None, None, OVERLAP));
         assert!(one.parts.len() <= 1_000 / PAGE + 1, "{} parts", one.parts.len());
         let same = one.parts.iter().zip(&other.parts).all(|(one, other)| one.as_ptr() == other.as_ptr());
         assert!(same);
@@ -389,12 +488,12 @@ mod tests {
             assert!(history.first_sight(&format!("0123456789-{number}")));
         }
         for number in 0..3_000 {
-            history.push(now + number, vec![b'x'; (4 << 20) / 1_000 - OVERHEAD].into());
+            history.push(None, now + number, vec![b'x'; (4 << 20) / 1_000 - OVERHEAD - 1].into());
             if number % 100 == 0 {
-                history.since(None, OVERLAP);
+                history.since(None, None, OVERLAP);
             }
         }
-        let catch_up = history.since(None, OVERLAP);
+        let catch_up = history.since(None, None, OVERLAP);
         assert_eq!(history.len(), 1_000);
         let kilobytes = anonymous().saturating_sub(before);
         println!("history and ids at their limits: {kilobytes} kB");

@@ -18,6 +18,7 @@ pub mod health;
 pub mod path;
 pub mod publishing;
 
+pub mod channel;
 pub mod connections;
 pub mod cursor;
 pub mod fleet;

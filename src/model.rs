@@ -98,7 +98,7 @@ impl Client {
         if !vm.relay.health.phase().takes_sockets() {
             return;
         }
-        let (member, greeting) = vm.relay.join(self.cursor.as_deref());
+        let (member, greeting) = vm.relay.join(self.cursor.as_deref(), &[]);
         self.connection = Some(Connection { vm: index, member, heard: HashSet::new() });
         self.read(&greeting.concat());
     }

@@ -8,11 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
 use crate::bus::{Bus, BusError, Delivery};
+use crate::channel::{BadName, Channel};
 use crate::clock::{self, micros};
 use crate::config::Config;
 use crate::connections::{Connections, Found};
@@ -105,42 +107,90 @@ impl Relay {
         &self.config.identity
     }
 
-    /// Takes a socket in; it comes with the bytes that it is to hear first.
-    pub fn join(self: &Arc<Self>, since: Option<&str>) -> (Member, Vec<Bytes>) {
+    /// Takes a socket in, and into `channels`; it comes with the bytes that it is to hear first.
+    pub fn join(self: &Arc<Self>, since: Option<&str>, channels: &[&str]) -> (Member, Vec<Bytes>) {
         // The VM's name is in the id, so that anyone can tell where the connection is.
         let client_id: Arc<str> =
             format!("{}@{}", Uuid::new_v4().simple(), self.identity().instance()).into();
         let outbox = Arc::new(Outbox::new(self.config.limits.outbox_bytes));
         let since = since.map(|since| Cursor::parse(since, self.bus.tag()));
+        let member = Member { relay: Arc::clone(self), client_id, outbox };
+        let mut errors = Vec::new();
 
         let mut state = self.state();
-        let catch_up = self.catch_up(&mut state, since);
-        let cursor = self.cursor(&state, state.latest.unwrap_or_else(clock::now_micros));
-        let fleet = reply::fleet(&state.fleet);
-        state.hub.join(Arc::clone(&client_id), Arc::clone(&outbox));
+        state.hub.join(Arc::clone(&member.client_id), Arc::clone(&member.outbox));
         self.metrics.connections.set(state.hub.len() as i64);
+        for name in channels {
+            if let Err((code, why)) = self.enter(&mut state, &member, Channel::new(name)) {
+                errors.push(reply::error(code, &why, None, None).into_bytes());
+            }
+        }
+        let cursor = self.cursor(&state, state.latest.unwrap_or_else(clock::now_micros));
+        let joined = state.hub.channels(&member.client_id).to_vec();
+        let mut refreshed = self.refresh(&mut state, None, since, cursor);
+        for channel in &joined {
+            refreshed.extend(self.refresh(&mut state, Some(channel), since, cursor));
+        }
+        let fleet = reply::fleet(&state.fleet);
         drop(state);
 
-        let identity = self.identity();
-        let connected = reply::connected(&client_id, identity, self.config.ping_interval, cursor);
+        let (identity, interval) = (self.identity(), self.config.ping_interval);
+        let connected = reply::connected(&member.client_id, identity, &joined, interval, cursor);
         let mut greeting = vec![connected.into_bytes()];
-        greeting.extend(reply::refresh_store(catch_up, cursor));
+        greeting.append(&mut refreshed);
         greeting.push(fleet.into_bytes());
         if let Some(Err(bad)) = since {
             let error = reply::error(ErrorCode::InvalidField, &bad.to_string(), None, None);
             greeting.push(error.into_bytes());
         }
-        (Member { relay: Arc::clone(self), client_id, outbox }, greeting)
+        greeting.append(&mut errors);
+        (member, greeting)
+    }
+
+    /// Takes a socket into a channel, if it may be there.
+    fn enter(
+        &self,
+        state: &mut State,
+        member: &Member,
+        channel: Result<Channel, BadName>,
+    ) -> Result<Channel, (ErrorCode, String)> {
+        let channel = channel.map_err(|bad| (ErrorCode::InvalidField, bad.to_string()))?;
+        if !member.may_join(&channel) {
+            return Err((ErrorCode::Forbidden, format!("channel: {channel} is not yours to join")));
+        }
+        let most = self.config.limits.channels;
+        if !state.hub.subscribe(&member.client_id, &channel, most) {
+            let why = format!("channel: {channel} would be one too many, a socket has at most {most}");
+            return Err((ErrorCode::Forbidden, why));
+        }
+        Ok(channel)
+    }
+
+    /// The `refresh-store` of a channel, or of what everybody hears.
+    fn refresh(
+        &self,
+        state: &mut State,
+        channel: Option<&Channel>,
+        since: Option<Result<Cursor, BadCursor>>,
+        cursor: Cursor,
+    ) -> Vec<Bytes> {
+        let catch_up = self.catch_up(state, channel, since);
+        reply::refresh_store(channel, catch_up, cursor)
     }
 
     /// What a client missed, and whether that is provably all of it.
-    fn catch_up(&self, state: &mut State, since: Option<Result<Cursor, BadCursor>>) -> CatchUp {
+    fn catch_up(
+        &self,
+        state: &mut State,
+        channel: Option<&Channel>,
+        since: Option<Result<Cursor, BadCursor>>,
+    ) -> CatchUp {
         // A cursor may have been given by a VM that learned of a hole one beacon later.
         let overlap = OVERLAP.max(2 * self.beacon_interval(&state.fleet));
         state.history.miss(state.ledger.reaches());
-        let reaches = state.history.reaches();
+        let reaches = state.history.reaches(channel);
         let from = since.and_then(|since| since.ok()).map(|cursor| cursor.at);
-        let mut catch_up = state.history.since(from, overlap);
+        let mut catch_up = state.history.since(channel, from, overlap);
         let unknown = || Hole { reason: Missing::TooOld, from: None, to: reaches };
         let gap = |(from, to)| Hole { reason: Missing::Gap, from: Some(from), to };
         let asked_from = from.map_or(reaches, |from| from.saturating_sub(micros(overlap)));
@@ -158,18 +208,25 @@ impl Relay {
                 self.metrics.received("ping");
                 member.outbox.push(reply::pong(id.as_deref()));
             }
-            Ok(Request { id, body: Body::Publish { kind, data } }) => {
-                self.metrics.received(kind.name());
-                let event = Event {
-                    id: id.clone().unwrap_or_else(|| Uuid::new_v4().to_string()),
-                    kind,
-                    sender_id: member.client_id.to_string(),
-                    data,
-                    timestamp: clock::now_millis(),
-                    origin: self.origin(),
-                    sequence: Sequence::default(),
-                };
-                self.publish(event, id, Arc::clone(&member.outbox));
+            Ok(Request { id, body: Body::Publish { kind, channel, data } }) => {
+                self.metrics.received(kind.label());
+                if let Some(channel) = channel.as_ref().filter(|channel| !member.may_join(channel)) {
+                    let why = format!("channel: {channel} is not yours to speak in");
+                    return refuse(member, ErrorCode::Forbidden, &why, id.as_deref());
+                }
+                let event = self.event(kind, channel, data, id.clone(), member.client_id.to_string());
+                self.publish_for(event, id, Arc::clone(&member.outbox));
+            }
+            Ok(Request { id, body: Body::Subscribe { channel, since } }) => {
+                self.metrics.received("subscribe");
+                self.subscribe(member, channel, since.as_deref(), id.as_deref());
+            }
+            Ok(Request { id, body: Body::Unsubscribe { channel } }) => {
+                self.metrics.received("unsubscribe");
+                if !self.state().hub.unsubscribe(&member.client_id, &channel) {
+                    let why = format!("channel: you are not in {channel}");
+                    refuse(member, ErrorCode::NotFound, &why, id.as_deref());
+                }
             }
             Ok(Request { id, body: Body::Direct { target, data } }) => {
                 self.metrics.received("direct");
@@ -177,32 +234,79 @@ impl Relay {
             }
             Err(invalid) => {
                 self.metrics.received("invalid");
-                member.outbox.push(reply::error(invalid.code, &invalid.message, invalid.id.as_deref(), None));
+                refuse(member, invalid.code, &invalid.message, invalid.id.as_deref());
             }
         }
     }
 
-    /// Puts an event on the bus, and tells the sender when it is there for certain, or is not.
-    fn publish(self: &Arc<Self>, event: Event, id: Option<String>, sender: Arc<Outbox>) {
-        let unavailable =
-            |why: &str| reply::error(ErrorCode::Unavailable, why, id.as_deref(), Some(RETRY_AFTER));
+    fn subscribe(&self, member: &Member, channel: Channel, since: Option<&str>, id: Option<&str>) {
+        let since = since.map(|since| Cursor::parse(since, self.bus.tag()));
+        let mut state = self.state();
+        match self.enter(&mut state, member, Ok(channel)) {
+            Ok(channel) => {
+                let cursor = self.cursor(&state, state.latest.unwrap_or_else(clock::now_micros));
+                let refreshed = self.refresh(&mut state, Some(&channel), since, cursor);
+                // Under the lock: what comes on the channel from here on comes after this.
+                member.outbox.push_parts(refreshed);
+            }
+            Err((code, why)) => refuse(member, code, &why, id),
+        }
+        drop(state);
+        if let Some(Err(bad)) = since {
+            refuse(member, ErrorCode::InvalidField, &bad.to_string(), id);
+        }
+    }
+
+    /// An event of this VM.
+    pub fn event(
+        &self,
+        kind: Kind,
+        channel: Option<Channel>,
+        data: Box<RawValue>,
+        id: Option<String>,
+        sender_id: String,
+    ) -> Event {
+        Event {
+            id: id.unwrap_or_else(|| Uuid::new_v4().to_string()),
+            kind,
+            channel,
+            sender_id,
+            data,
+            timestamp: clock::now_millis(),
+            origin: self.origin(),
+            sequence: Sequence::default(),
+        }
+    }
+
+    /// Puts a socket's event on the bus, and tells it when it is there for certain, or is not.
+    fn publish_for(self: &Arc<Self>, event: Event, id: Option<String>, sender: Arc<Outbox>) {
+        let event_id = event.id.clone();
+        self.publish(event, move |confirmed| {
+            sender.push(match confirmed {
+                Ok(()) => reply::ack(id.as_deref(), &event_id),
+                Err(why) => reply::error(ErrorCode::Unavailable, why, id.as_deref(), Some(RETRY_AFTER)),
+            });
+        });
+    }
+
+    /// Puts an event on the bus; `done` hears when it is there for certain, or why it is not.
+    pub fn publish(
+        self: &Arc<Self>,
+        event: Event,
+        done: impl FnOnce(Result<(), &'static str>) + Send + 'static,
+    ) {
         if self.health.phase() == Phase::Leaving {
-            sender.push(unavailable("this VM is leaving; connect again and send it again with the same id"));
-            return;
+            return done(Err("this VM is leaving; connect again and send it again with the same id"));
         }
         let event_id = event.id.clone();
         let begun = Instant::now();
         let relay = Arc::clone(self);
         self.publishing.publish(event, move |confirmed: Result<(), BusError>| {
             relay.metrics.published(begun.elapsed(), confirmed.is_ok());
-            sender.push(match confirmed {
-                Ok(()) => reply::ack(id.as_deref(), &event_id),
-                Err(error) => {
-                    debug!(event_id, %error, "event not published");
-                    let why = "the topic did not take it; send it again with the same id";
-                    reply::error(ErrorCode::Unavailable, why, id.as_deref(), Some(RETRY_AFTER))
-                }
-            });
+            done(confirmed.map_err(|error| {
+                debug!(event_id, %error, "event not published");
+                "the topic did not take it; send it again with the same id"
+            }));
         });
     }
 
@@ -244,10 +348,10 @@ impl Relay {
             return;
         }
         let frame = reply::event(event, self.cursor(&state, at));
-        state.history.push(at, frame.payload());
+        state.history.push(event.channel.as_ref(), at, frame.payload());
         let except = (event.kind == Kind::Broadcast).then_some(event.sender_id.as_str());
-        let sockets = state.hub.send_all(&frame, except);
-        self.metrics.delivered(event.kind.name(), sockets);
+        let sockets = state.hub.send(event.channel.as_ref(), &frame, except);
+        self.metrics.delivered(event.kind.label(), sockets);
     }
 
     fn note(&self, beacon: &Beacon, at: i64) {
@@ -266,8 +370,7 @@ impl Relay {
     /// far as memory reaches. Not less: winding a subscription back drops what it still held of before.
     pub fn memory_begins(&self) -> i64 {
         // A little more than the window, whose edge other VMs' clocks see elsewhere.
-        let oldest = clock::now_micros() - micros(self.config.history.age + OVERLAP);
-        (self.state().history.reaches() - micros(OVERLAP)).max(oldest)
+        clock::now_micros() - micros(self.config.history.age + OVERLAP)
     }
 
     /// The bus begins to bring anew what was missed.
@@ -301,10 +404,9 @@ impl Relay {
             // Who is connected is told as well as who comes later.
             let cursor = self.cursor(&state, state.latest.unwrap_or(to));
             let hole = Hole { reason: Missing::Gap, from: Some(from), to };
-            state.hub.send_all(&reply::gap(hole, cursor), None);
+            state.hub.send(None, &reply::gap(hole, cursor), None);
         }
-        let oldest = clock::now_micros() - micros(self.config.history.age + OVERLAP);
-        state.ledger.forget(oldest);
+        state.ledger.forget(self.memory_begins());
         match overdue {
             Overdue { anew: 1.., .. } => Some(Search::Anew),
             Overdue { seek: 1.., .. } => Some(Search::Again),
@@ -330,7 +432,7 @@ impl Relay {
         }
         state.fleet_told = Instant::now();
         state.fleet_news = Change::Nothing;
-        state.hub.send_all(&reply::fleet(&state.fleet), None);
+        state.hub.send(None, &reply::fleet(&state.fleet), None);
     }
 
     /// Tells every socket to come back, to another VM, each at a time of its own within `spread`; the
@@ -353,7 +455,8 @@ impl Relay {
     pub fn find(&self, client_id: &str) -> Option<Found> {
         let state = self.state();
         let outbox = Arc::clone(state.hub.outbox(client_id)?);
-        Some(Found { outbox, channels: Vec::new() })
+        let channels = state.hub.channels(client_id).to_vec();
+        Some(Found { outbox, channels })
     }
 
     pub fn clients(&self) -> usize {
@@ -397,6 +500,18 @@ impl Relay {
             self.state.clear_poison();
             PoisonError::into_inner(poisoned)
         })
+    }
+}
+
+/// Tells a socket that what it asked is not done, and why.
+fn refuse(member: &Member, code: ErrorCode, why: &str, id: Option<&str>) {
+    member.outbox.push(reply::error(code, why, id, None));
+}
+
+impl Member {
+    /// Whether it may hear that channel and speak in it.
+    fn may_join(&self, channel: &Channel) -> bool {
+        !channel.as_str().starts_with("user:")
     }
 }
 

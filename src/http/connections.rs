@@ -17,7 +17,7 @@ use crate::connections::{ClientId, Unreached, letter};
 use crate::event::{Outcome, Wish};
 use crate::relay::Relay;
 use crate::wire::ErrorCode;
-use crate::wire::request::is_id;
+use crate::wire::request::checked_id;
 
 /// The message's id, so that a retry is the same message.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -68,9 +68,8 @@ async fn handle(
 
 fn message_id(headers: &HeaderMap) -> Result<Option<String>, Box<Response>> {
     let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
-    let key = key.to_str().ok().filter(|key| is_id(key));
-    key.map(|key| Some(key.to_owned()))
-        .ok_or_else(|| invalid("Idempotency-Key: expected 1 to 64 printable characters"))
+    let key = key.to_str().ok().and_then(|key| checked_id(key).ok());
+    key.map(Some).ok_or_else(|| invalid("Idempotency-Key: expected 1 to 64 printable characters"))
 }
 
 async fn data(

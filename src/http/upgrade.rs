@@ -29,12 +29,14 @@ use crate::wire::{Close, CloseCode, ErrorCode};
 struct Query {
     /// The last cursor that the client has seen.
     since: Option<String>,
+    /// Channels to join at once, by comma.
+    channels: Option<String>,
 }
 
 pub fn route(relay: Arc<Relay>, sockets: TaskTracker) -> BoxedFilter<(Response,)> {
     let admission = Admission::new(relay.config.limits);
     // A query that does not parse is no reason to refuse: it is read as none.
-    let query = warp::query::<Query>().or(warp::any().map(|| Query { since: None })).unify();
+    let query = warp::query::<Query>().or(warp::any().map(|| Query { since: None, channels: None })).unify();
     warp::path!("ws")
         .and(warp::get())
         .and(query)
@@ -97,7 +99,9 @@ fn accept(
         let Ok(upgraded) = upgrade.await else { return };
         match upgraded.downcast::<TokioIo<TcpStream>>() {
             Ok(parts) => {
-                let (member, greeting) = relay.join(query.since.as_deref());
+                let channels = query.channels.as_deref().unwrap_or_default();
+                let channels: Vec<_> = channels.split(',').filter(|name| !name.is_empty()).collect();
+                let (member, greeting) = relay.join(query.since.as_deref(), &channels);
                 debug!(client_id = %member.client_id, "socket opened");
                 if !relay.health.phase().takes_sockets() {
                     // The VM began to leave between the answer and now.

@@ -55,23 +55,36 @@ impl Outbox {
 
     /// Adds a frame; false when the socket is being closed, or is now, being too far behind.
     pub fn push(&self, frame: Frame) -> bool {
-        self.add(frame, None)
+        self.push_with(frame, None)
     }
 
     /// The same, for one who wants to know when it is written.
     pub fn push_noticed(&self, frame: Frame, written: Notice) -> bool {
-        self.add(frame, Some(written))
+        self.push_with(frame, Some(written))
     }
 
-    fn add(&self, frame: Frame, written: Option<Notice>) -> bool {
+    fn push_with(&self, frame: Frame, written: Option<Notice>) -> bool {
+        let bytes = frame.into_bytes();
+        let size = bytes.len() + OVERHEAD;
+        self.add(size, [bytes], written)
+    }
+
+    /// Adds one frame that is in parts. However long it is, it is taken when nothing else waits:
+    /// what a channel holds is not the reader's fault.
+    pub fn push_parts(&self, parts: Vec<Bytes>) -> bool {
+        let size: usize = parts.iter().map(|part| part.len() + OVERHEAD).sum();
+        self.add(size.min(self.limit / 2), parts, None)
+    }
+
+    fn add(&self, size: usize, parts: impl IntoIterator<Item = Bytes>, written: Option<Notice>) -> bool {
         let mut state = self.state();
         if state.close.is_some() {
             return false;
         }
-        state.bytes += frame.bytes().len() + OVERHEAD;
+        state.bytes += size;
         let fits = state.bytes <= self.limit;
         if fits {
-            state.frames.push_back(frame.into_bytes());
+            state.frames.extend(parts);
             if let Some(notice) = written {
                 state.notices.get_or_insert_default().waiting.push(notice);
             }

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 
 use super::ErrorCode;
 use super::request::ALIEN_LANDING;
+use crate::channel::Channel;
 use crate::cursor::Cursor;
 use crate::event::{Event, Kind, Letter, Origin};
 use crate::fleet::Fleet;
@@ -16,7 +17,13 @@ use crate::history::{CatchUp, Hole, Missing};
 use crate::identity::Identity;
 
 /// The first message of every socket.
-pub fn connected(client_id: &str, identity: &Identity, ping_interval: Duration, cursor: Cursor) -> Frame {
+pub fn connected(
+    client_id: &str,
+    identity: &Identity,
+    channels: &[Channel],
+    ping_interval: Duration,
+    cursor: Cursor,
+) -> Frame {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Connected<'a> {
@@ -26,7 +33,7 @@ pub fn connected(client_id: &str, identity: &Identity, ping_interval: Duration, 
         instance: &'a str,
         region: &'a str,
         region_code: &'a str,
-        channels: [&'a str; 0],
+        channels: &'a [Channel],
         ping_interval: u128,
         cursor: String,
     }
@@ -37,16 +44,18 @@ pub fn connected(client_id: &str, identity: &Identity, ping_interval: Duration, 
         instance: identity.instance(),
         region: identity.region(),
         region_code: identity.region(),
-        channels: [],
+        channels,
         ping_interval: ping_interval.as_millis(),
         cursor: cursor.to_string(),
     })
 }
 
-/// The second message: what there was before. The events' bytes are shared, not copied.
-pub fn refresh_store(catch_up: CatchUp, cursor: Cursor) -> Vec<Bytes> {
+/// The second message, and the answer to joining a channel: what there was before. The events' bytes are shared, not copied.
+pub fn refresh_store(channel: Option<&Channel>, catch_up: CatchUp, cursor: Cursor) -> Vec<Bytes> {
     #[derive(Serialize)]
-    struct Rest {
+    struct Rest<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        channel: Option<&'a Channel>,
         complete: bool,
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<&'static str>,
@@ -69,6 +78,7 @@ pub fn refresh_store(catch_up: CatchUp, cursor: Cursor) -> Vec<Bytes> {
     // Rounded outwards: the range is not smaller than the hole.
     let range = |hole: Hole| Range { from: hole.from.map(|from| from / 1000), to: hole.to / 1000 + 1 };
     let rest = Rest {
+        channel,
         complete: catch_up.missing.is_none(),
         reason: catch_up.missing.map(reason),
         missing: catch_up.missing.map(range),
@@ -91,7 +101,7 @@ pub fn refresh_store(catch_up: CatchUp, cursor: Cursor) -> Vec<Bytes> {
 
 /// To those who are connected: something did not come, and won't.
 pub fn gap(hole: Hole, cursor: Cursor) -> Frame {
-    let told = refresh_store(CatchUp { parts: Vec::new(), missing: Some(hole) }, cursor);
+    let told = refresh_store(None, CatchUp { parts: Vec::new(), missing: Some(hole) }, cursor);
     Frame::text(&told[1..].concat())
 }
 
@@ -102,25 +112,32 @@ pub fn event(event: &Event, cursor: Cursor) -> Frame {
     struct Heard<'a> {
         r#type: &'a str,
         id: &'a str,
-        sender_id: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        channel: Option<&'a Channel>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sender_id: Option<&'a str>,
         data: &'a RawValue,
         timestamp: i64,
-        origin: &'a Origin,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        origin: Option<&'a Origin>,
         cursor: String,
         #[serde(skip_serializing_if = "Option::is_none")]
         message: Option<&'a str>,
-        region_code: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        region_code: Option<&'a str>,
     }
+    let is_app = matches!(event.kind, Kind::App(_));
     text(&Heard {
         r#type: event.kind.name(),
         id: &event.id,
-        sender_id: &event.sender_id,
+        channel: event.channel.as_ref(),
+        sender_id: (!is_app).then_some(&event.sender_id),
         data: &event.data,
         timestamp: event.timestamp,
-        origin: &event.origin,
+        origin: (!is_app).then_some(&event.origin),
         cursor: cursor.to_string(),
         message: (event.kind == Kind::Alert).then_some(ALIEN_LANDING),
-        region_code: &event.origin.region,
+        region_code: (!is_app).then_some(&event.origin.region),
     })
 }
 
@@ -230,14 +247,14 @@ mod tests {
     #[test]
     fn a_refresh_store_is_one_json_text() {
         let events = vec![Bytes::from_static(b"{\"id\":1}"), Bytes::from_static(b"{\"id\":2}")];
-        let parts = refresh_store(CatchUp { parts: events, missing: None }, CURSOR);
+        let parts = refresh_store(None, CatchUp { parts: events, missing: None }, CURSOR);
         let whole: Value = serde_json::from_slice(&parts[1..].concat()).unwrap();
         let expected = json!({"type": "refresh-store", "events": [{"id": 1}, {"id": 2}],
             "complete": true, "cursor": "00000001-2"});
         assert_eq!(whole, expected);
 
         let missing = Some(Hole { reason: Missing::TooOld, from: Some(5_000), to: 7_000 });
-        let parts = refresh_store(CatchUp { parts: vec![], missing }, CURSOR);
+        let parts = refresh_store(None, CatchUp { parts: vec![], missing }, CURSOR);
         let whole: Value = serde_json::from_slice(&parts[1..].concat()).unwrap();
         let expected = json!({"type": "refresh-store", "events": [], "complete": false, "reason": "too_old",
             "missing": {"from": 5, "to": 8}, "cursor": "00000001-2"});
@@ -250,6 +267,7 @@ mod tests {
             &Event {
                 id: "e".into(),
                 kind: Kind::Alert,
+                channel: None,
                 sender_id: "s".into(),
                 data: RawValue::from_string("{}".into()).unwrap(),
                 timestamp: 7,
@@ -274,6 +292,7 @@ mod tests {
             connected(
                 "c",
                 &Identity::from_env(&Default::default()).unwrap(),
+                &[],
                 Duration::from_secs(30),
                 CURSOR,
             ),

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::ErrorCode;
+use crate::channel::Channel;
 use crate::connections::ClientId;
 use crate::event::Kind;
 
@@ -13,8 +14,26 @@ use crate::event::Kind;
 pub const ALIEN_LANDING: &str = "ALIEN_LANDING";
 
 const MAX_ID: usize = 64;
+const MAX_TYPE: usize = 64;
 const MAX_PLACE: usize = 120;
 const MAX_NOTE: usize = 500;
+
+/// The types that mean something on this wire; an app's events are called something else.
+const RESERVED: [&str; 13] = [
+    "ack",
+    "alert",
+    "broadcast",
+    "connected",
+    "direct",
+    "error",
+    "fleet",
+    "ping",
+    "pong",
+    "receipt",
+    "refresh-store",
+    "subscribe",
+    "unsubscribe",
+];
 
 /// A client's message.
 #[derive(Debug)]
@@ -29,12 +48,21 @@ pub enum Body {
     Ping,
     Publish {
         kind: Kind,
+        channel: Option<Channel>,
         data: Box<RawValue>,
     },
     /// To one connection.
     Direct {
         target: ClientId,
         data: Box<RawValue>,
+    },
+    /// `since` is checked when it is used: a bad one is no reason not to join.
+    Subscribe {
+        channel: Channel,
+        since: Option<String>,
+    },
+    Unsubscribe {
+        channel: Channel,
     },
 }
 
@@ -59,6 +87,8 @@ struct Fields<'a> {
     channel: Option<&'a RawValue>,
     #[serde(borrow, rename = "targetId")]
     target: Option<&'a RawValue>,
+    #[serde(borrow)]
+    since: Option<&'a RawValue>,
     #[serde(borrow)]
     message: Option<&'a RawValue>,
 }
@@ -121,11 +151,11 @@ fn body(fields: &Fields<'_>) -> Result<Body, Invalid> {
     };
     match kind.as_str() {
         "ping" => Ok(Body::Ping),
-        "alert" => Ok(Body::Publish { kind: Kind::Alert, data: landing(fields.data)? }),
-        "broadcast" if fields.channel.is_some() => {
-            Err(invalid(ErrorCode::InvalidField, "channel: this server has no channels yet; leave it out"))
+        "alert" => Ok(Body::Publish { kind: Kind::Alert, channel: None, data: landing(fields.data)? }),
+        "broadcast" => {
+            let channel = fields.channel.filter(|raw| !is_null(raw)).map(channel).transpose()?;
+            Ok(Body::Publish { kind: Kind::Broadcast, channel, data: any(fields.data) })
         }
-        "broadcast" => Ok(Body::Publish { kind: Kind::Broadcast, data: any(fields.data) }),
         "direct" => {
             let target = fields.target.and_then(read::<String>).and_then(|id| ClientId::parse(&id));
             let target = target.ok_or_else(|| {
@@ -133,9 +163,16 @@ fn body(fields: &Fields<'_>) -> Result<Body, Invalid> {
             })?;
             Ok(Body::Direct { target, data: any(fields.data) })
         }
+        "subscribe" => {
+            let since = fields.since.filter(|raw| !is_null(raw)).map(|raw| read(raw).unwrap_or_default());
+            Ok(Body::Subscribe { channel: required_channel(fields)?, since })
+        }
+        "unsubscribe" => Ok(Body::Unsubscribe { channel: required_channel(fields)? }),
         other => {
             let shown: String = other.chars().take(40).collect();
-            let message = format!("type: {shown:?} is unknown, expected alert, broadcast, direct or ping");
+            let message = format!(
+                "type: {shown:?} is unknown, expected alert, broadcast, direct, subscribe, unsubscribe or ping"
+            );
             Err(invalid(ErrorCode::UnknownType, message))
         }
     }
@@ -145,18 +182,52 @@ fn any(data: Option<&RawValue>) -> Box<RawValue> {
     data.map_or_else(|| RawValue::NULL.to_owned(), ToOwned::to_owned)
 }
 
-/// Whether a message may be called so by its sender.
-pub fn is_id(id: &str) -> bool {
+fn required_channel(fields: &Fields<'_>) -> Result<Channel, Invalid> {
+    channel(fields.channel.unwrap_or(RawValue::NULL))
+}
+
+fn channel(raw: &RawValue) -> Result<Channel, Invalid> {
+    let name = read::<String>(raw).unwrap_or_default();
+    Channel::new(&name).map_err(|bad| invalid(ErrorCode::InvalidField, bad.to_string()))
+}
+
+/// The red button's `data`, checked; what is not known of it is left out.
+pub fn landing_of(json: &str) -> Result<Box<RawValue>, Invalid> {
+    let data: &RawValue = serde_json::from_str(json)
+        .map_err(|error| invalid(ErrorCode::InvalidJson, format!("the body is not JSON: {error}")))?;
+    landing(Some(data))
+}
+
+/// An app's own event, as a backend sends it: `{"type", "data"}`.
+pub fn app_event(json: &str) -> Result<(Kind, Box<RawValue>), Invalid> {
+    let fields = fields(json)?;
+    let name = fields.kind.and_then(read::<String>).unwrap_or_default();
+    let is_legal = |c: char| c.is_ascii_alphanumeric() || "._:-/".contains(c);
+    if name.is_empty() || name.len() > MAX_TYPE || !name.chars().all(is_legal) || RESERVED.contains(&&*name) {
+        let message = format!(
+            "type: expected a name of your own, 1 to {MAX_TYPE} of A-Z a-z 0-9 . _ : - /, and none of {}",
+            RESERVED.join(", ")
+        );
+        return Err(invalid(ErrorCode::InvalidField, message));
+    }
+    Ok((Kind::App(name), any(fields.data)))
+}
+
+/// An id that came by another way than a message, checked alike.
+pub fn checked_id(id: &str) -> Result<String, Invalid> {
+    Some(id.to_owned()).filter(|id| is_id(id)).ok_or_else(bad_id)
+}
+
+fn is_id(id: &str) -> bool {
     !id.is_empty() && id.chars().count() <= MAX_ID && !id.chars().any(char::is_control)
 }
 
+fn bad_id() -> Invalid {
+    invalid(ErrorCode::InvalidField, format!("id: expected a string of 1 to {MAX_ID} printable characters"))
+}
+
 fn id(raw: &RawValue) -> Result<String, Invalid> {
-    read::<String>(raw).filter(|id| is_id(id)).ok_or_else(|| {
-        invalid(
-            ErrorCode::InvalidField,
-            format!("id: expected a string of 1 to {MAX_ID} printable characters"),
-        )
-    })
+    read::<String>(raw).filter(|id| is_id(id)).ok_or_else(bad_id)
 }
 
 fn landing(data: Option<&RawValue>) -> Result<Box<RawValue>, Invalid> {
@@ -231,8 +302,8 @@ mod tests {
 
     fn published(text: &str) -> (Kind, String) {
         match Request::parse(text).unwrap().body {
-            Body::Publish { kind, data } => (kind, data.get().to_owned()),
-            body => panic!("{text} is {body:?}"),
+            Body::Publish { kind, data, .. } => (kind, data.get().to_owned()),
+            other => panic!("{text} is {other:?}"),
         }
     }
 
@@ -287,7 +358,9 @@ mod tests {
             (&long("note", 501), ErrorCode::InvalidField, "data.note"),
             (r#"{"type":"direct","data":1}"#, ErrorCode::InvalidField, "targetId"),
             (r#"{"type":"direct","targetId":"b@a"}"#, ErrorCode::InvalidField, "targetId"),
-            (r#"{"type":"broadcast","channel":"a"}"#, ErrorCode::InvalidField, "channel"),
+            (r#"{"type":"broadcast","channel":"a b"}"#, ErrorCode::InvalidField, "channel"),
+            (r#"{"type":"subscribe"}"#, ErrorCode::InvalidField, "channel"),
+            (r#"{"type":"unsubscribe","channel":7}"#, ErrorCode::InvalidField, "channel"),
         ] {
             let error = Request::parse(text).expect_err(text);
             assert_eq!(error.code, code, "{text}: {}", error.message);
@@ -295,6 +368,16 @@ mod tests {
         }
         assert!(Request::parse(&long("place", 120)).is_ok());
         assert!(Request::parse(&long("note", 500)).is_ok());
+    }
+
+    #[test]
+    fn an_app_s_event_has_a_name_of_its_own() {
+        let (kind, data) = app_event(r#"{"type":"change","data":{"name":"A"}}"#).unwrap();
+        assert_eq!((kind.name(), data.get()), ("change", r#"{"name":"A"}"#));
+        for json in ["{}", r#"{"type":""}"#, r#"{"type":"alert"}"#, r#"{"type":"a b"}"#, r#"{"type":1}"#] {
+            assert!(app_event(json).unwrap_err().message.starts_with("type:"), "{json}");
+        }
+        assert_eq!(app_event("[").unwrap_err().code, ErrorCode::InvalidJson);
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod support;
 mod browser;
 mod browser_catch_up;
 mod bus;
+mod channels;
 mod connections;
 mod faults;
 mod fleet;

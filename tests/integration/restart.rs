@@ -321,8 +321,9 @@ async fn a_storm_of_returning_pages_does_not_stop_live_alerts() {
     for _ in 0..1_000 {
         sender.send(json!({"type": "alert", "data": {}})).await;
     }
+    // Heard, not only confirmed: then they are in the history.
     for _ in 0..1_000 {
-        sender.expect("ack").await;
+        sender.expect("alert").await;
     }
     drop(sender);
     let events = vm.connect().await.refresh["events"].clone();

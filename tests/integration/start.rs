@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use crate::support::emulator::Emulator;
+use crate::support::proxy::{Mode, Proxy};
 use crate::support::vm::Vm;
 
 /// The best of several, since a busy machine says nothing about the program.
@@ -47,4 +50,24 @@ async fn leaving_is_bounded_when_the_topic_does_not_answer() {
     println!("leaving a topic that does not answer: exit {code:?} after {took:?}");
     assert_eq!(code, Some(0));
     assert!(took < Duration::from_secs(4), "{took:?}");
+}
+
+#[tokio::test]
+async fn what_a_leaving_vm_can_not_publish_is_answered() {
+    let emulator = Emulator::start().await;
+    let proxy = Proxy::to(emulator.port).await;
+    let mut vm = Vm::spawn_on(&proxy.host(), "ams", &[]).await;
+    vm.ready().await;
+    let mut client = vm.connect().await;
+    proxy.set(Mode::BlackHole);
+    client.send(json!({"type": "alert", "id": "late"})).await;
+    client.settle().await;
+    let (code, took) = vm.end("TERM").await;
+    println!("leaving with an alert that can't be published: exit {code:?} after {took:?}");
+    assert_eq!(code, Some(0));
+    assert!(took < Duration::from_secs(4), "{took:?}");
+    let error = client.expect("error").await;
+    assert_eq!((&error["code"], &error["id"]), (&json!("unavailable"), &json!("late")));
+    assert!(error["retryAfterMs"].is_u64());
+    assert_eq!(client.closed().await.unwrap().0, 1012);
 }
