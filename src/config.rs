@@ -33,6 +33,8 @@ pub struct Config {
     pub beacon_interval: Duration,
     /// Origins besides the page's own that may open sockets.
     pub allowed_origins: HashSet<String>,
+    /// Where connects and disconnects are told.
+    pub lifecycle_topic: Option<String>,
     /// What an app's backend must know.
     pub api_key: Option<String>,
 }
@@ -128,6 +130,7 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     ("MESSAGE_BURST", "200", "messages at once, per socket"),
     ("API_KEY", "", "what a backend must know to use its routes; without one nobody may"),
     ("ALLOWED_ORIGINS", "", "further origins that may open sockets, by comma; * for any"),
+    ("LIFECYCLE_TOPIC", "", "topic of its own on which every connect and disconnect is told"),
     ("RUST_LOG", "info", "what is logged"),
     ("LOG_FORMAT", "by terminal", "text or json"),
 ];
@@ -166,6 +169,7 @@ pub struct Env {
     pub upgrade_burst: Option<String>,
     pub message_rate: Option<String>,
     pub message_burst: Option<String>,
+    pub lifecycle_topic: Option<String>,
     pub api_key: Option<String>,
     pub allowed_origins: Option<String>,
 }
@@ -208,12 +212,14 @@ impl Config {
         // Below this a few large events would cut off every socket.
         let least_outbox = (4 * message_bytes).max(65_536);
         let identity = Identity::from_env(&env)?;
+        let bus = choose_bus(&env, key_file, &history)?;
+        let lifecycle_topic = lifecycle_topic(&env, &bus)?;
         Ok(Self {
             host: host
                 .parse()
                 .map_err(|_| ConfigError::value("HOST", host, "an IP address such as 0.0.0.0 or ::"))?,
             port: number("PORT", &env.port, 8080, 0..=65_535)?,
-            bus: choose_bus(&env, key_file, &history)?,
+            bus,
             identity,
             history,
             limits: Limits {
@@ -243,6 +249,7 @@ impl Config {
             },
             ping_interval: seconds("PING_INTERVAL", &env.ping_interval, 30, 1..=3600)?,
             beacon_interval: seconds("BEACON_INTERVAL", &env.beacon_interval, 15, 1..=300)?,
+            lifecycle_topic,
             api_key: env.api_key.clone(),
             allowed_origins: origins(env.allowed_origins.as_deref().unwrap_or_default())?,
         })
@@ -278,6 +285,22 @@ fn choose_bus(env: &Env, key_file: &Path, history: &HistoryLimits) -> Result<Bus
     })?;
     pubsub::check_project(source, &project)?;
     Ok(BusConfig::PubSub(pubsub::Settings { project, topic, credentials, window: history.age }))
+}
+
+fn lifecycle_topic(env: &Env, bus: &BusConfig) -> Result<Option<String>, ConfigError> {
+    let Some(topic) = &env.lifecycle_topic else { return Ok(None) };
+    let name = "LIFECYCLE_TOPIC";
+    pubsub::check_resource_name(name, topic)?;
+    match bus {
+        BusConfig::Memory => Err(ConfigError::new(format!(
+            "{name}={topic:?}: it is a topic of Google Pub/Sub, which this VM does not use; unset it, or \
+             configure Pub/Sub"
+        ))),
+        BusConfig::PubSub(settings) if settings.topic == *topic => {
+            Err(ConfigError::value(name, topic, "another topic than TOPIC"))
+        }
+        BusConfig::PubSub(_) => Ok(Some(topic.clone())),
+    }
 }
 
 fn number<T>(
@@ -361,6 +384,8 @@ mod tests {
             ("MESSAGE_RATE", "0"),
             ("MESSAGE_BURST", "0"),
             ("ALLOWED_ORIGINS", "example.com"),
+            ("LIFECYCLE_TOPIC", "1st"),
+            ("LIFECYCLE_TOPIC", "life"),
             ("GOOGLE_CLOUD_PROJECT", "No Project"),
             ("PUBSUB_EMULATOR_HOST", "http://localhost:1"),
             ("FLY_ALLOC_ID", "a/b"),

@@ -25,6 +25,7 @@ pub mod fleet;
 pub mod history;
 pub mod hub;
 pub mod ledger;
+pub mod lifecycle;
 pub mod relay;
 
 pub mod frame;

@@ -26,6 +26,7 @@ use crate::history::{CatchUp, History, Hole, Missing};
 use crate::hub::{Hub, Outbox};
 use crate::identity::Identity;
 use crate::ledger::{Ledger, Overdue};
+use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::publishing::Publishing;
 use crate::wire::request::{Body, Request};
@@ -50,6 +51,7 @@ pub struct Relay {
     pub bus: Bus,
     pub publishing: Publishing,
     pub connections: Connections,
+    pub lifecycle: Lifecycle,
     // A std mutex: held for one pass over plain data, never over an await.
     state: Mutex<State>,
 }
@@ -84,9 +86,17 @@ pub struct Member {
 impl Relay {
     pub fn new(config: Config, bus: Bus) -> Self {
         let publishing = Publishing::new(bus.clone(), config.history.age);
+        let metrics = Metrics::new(config.identity.clone());
+        let lifecycle = Lifecycle::new(
+            config.lifecycle_topic.as_deref(),
+            &config.identity,
+            publishing.settled().started,
+            metrics.lifecycle_lost.clone(),
+        );
         Self {
             health: Health::default(),
-            metrics: Metrics::new(config.identity.clone()),
+            metrics,
+            lifecycle,
             connections: Connections::new(config.identity.clone(), publishing.clone()),
             publishing,
             bus,
@@ -420,6 +430,9 @@ impl Relay {
         if state.fleet.expire() {
             state.fleet_news = Change::Members;
             self.metrics.fleet.set(state.fleet.len() as i64);
+        }
+        for gone in state.fleet.take_gone(self.identity().instance()) {
+            self.lifecycle.gone(&gone);
         }
         let figures_spacing = FLEET_SPACING.mul_f64((state.hub.len() as f64 / FLEET_FRAMES as f64).max(1.0));
         let spacing = match state.fleet_news {

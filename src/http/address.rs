@@ -7,12 +7,15 @@ use warp::http::HeaderMap;
 use super::server::Peer;
 
 /// The client's address: as Fly's proxy tells it, on Fly only; else the peer's.
-///
-/// An IPv6 client has a /64 at least, so that much counts as one.
 pub fn client(peer: Peer, headers: &HeaderMap, on_fly: bool) -> IpAddr {
     let told = headers.get("fly-client-ip").filter(|_| on_fly);
     let told = told.and_then(|value| value.to_str().ok()?.trim().parse().ok());
-    match told.unwrap_or_else(|| peer.0.ip()).to_canonical() {
+    told.unwrap_or_else(|| peer.0.ip()).to_canonical()
+}
+
+/// What limits count as one: an IPv6 client has a /64 at least.
+pub fn group(address: IpAddr) -> IpAddr {
+    match address {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();
             IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
@@ -28,7 +31,7 @@ mod tests {
     fn told(peer: &str, header: &str, on_fly: bool) -> String {
         let mut headers = HeaderMap::new();
         headers.insert("fly-client-ip", header.parse().unwrap());
-        client(Peer(peer.parse().unwrap()), &headers, on_fly).to_string()
+        group(client(Peer(peer.parse().unwrap()), &headers, on_fly)).to_string()
     }
 
     #[test]

@@ -12,22 +12,9 @@ const KEY: &str = "a-key";
 const AUTHORIZED: (&str, &str) = ("authorization", "Bearer a-key");
 const REGIONS: [&str; 3] = ["ams", "sin", "syd"];
 
-/// Three VMs that know one another.
+/// Three VMs that know one another, and a backend's key.
 async fn fleet(emulator: &Emulator, more: &[(&str, &str)]) -> Vec<Vm> {
-    let vars = [&[("API_KEY", KEY), ("BEACON_INTERVAL", "1")], more].concat();
-    let mut vms = Vec::new();
-    for region in REGIONS {
-        vms.push(Vm::spawn_on(&emulator.host(), region, &vars).await);
-    }
-    for vm in &vms {
-        vm.ready().await;
-        until("whole fleet", async || {
-            let status = http::get(vm.port, "/status").await.json();
-            (status["fleet"].as_array()?.len() == REGIONS.len()).then_some(())
-        })
-        .await;
-    }
-    vms
+    Vm::fleet(emulator, &REGIONS, &[&[("API_KEY", KEY), ("BEACON_INTERVAL", "1")], more].concat()).await
 }
 
 async fn ask(vm: &Vm, method: &str, id: &str, headers: &[(&str, &str)], body: &str) -> Answer {

@@ -20,6 +20,7 @@ mod faults;
 mod fleet;
 mod fleet_script;
 mod http;
+mod lifecycle;
 mod limits;
 mod misconfiguration;
 mod restart;

@@ -51,6 +51,8 @@ async fn each_bad_variable_is_named_with_what_is_accepted() {
         ("MESSAGE_RATE", "0", "1 to"),
         ("MESSAGE_BURST", "0", "1 to"),
         ("ALLOWED_ORIGINS", "example.com", "https://"),
+        ("LIFECYCLE_TOPIC", "1st", "letter first"),
+        ("LIFECYCLE_TOPIC", "life", "Pub/Sub"),
         ("GOOGLE_CLOUD_PROJECT", "My Project", "project id"),
         ("PUBSUB_EMULATOR_HOST", "localhost", "host:port"),
         ("GOOGLE_APPLICATION_CREDENTIALS", "/no/such/key.json", "readable file"),
