@@ -23,6 +23,7 @@ use tracing::debug;
 
 use crate::frame::Frame;
 use crate::hub::Batch;
+use crate::lifecycle::Presence;
 use crate::relay::Member;
 use crate::wire::{Close, CloseCode, ErrorCode, reply, request};
 
@@ -56,7 +57,13 @@ impl From<Close> for End {
 ///
 /// What is needed only at the beginning and at the end is boxed: thousands of these futures spend
 /// their time in the middle.
-pub async fn serve(stream: TcpStream, early: Vec<u8>, member: Member, greeting: Vec<Bytes>) {
+pub async fn serve(
+    stream: TcpStream,
+    early: Vec<u8>,
+    member: Member,
+    presence: Option<Presence>,
+    greeting: Vec<Bytes>,
+) {
     let mut socket = Box::pin(Socket::open(stream, early, member)).await;
     let end = socket.run(greeting).await;
     let reason = match &end {
@@ -65,6 +72,9 @@ pub async fn serve(stream: TcpStream, early: Vec<u8>, member: Member, greeting: 
     };
     debug!(client_id = %socket.member.client_id, reason, "socket ended");
     socket.member.relay.metrics.closed(reason);
+    if let Some(presence) = presence {
+        presence.ended(reason);
+    }
     if let End::Close(close, rest) = end {
         // Nothing more for it while it lingers.
         let Socket { stream, member, .. } = socket;
@@ -200,9 +210,9 @@ impl Socket {
     /// Writes what came out of the outbox, and gives its room back.
     async fn write_counted(&mut self, batch: Batch) -> Result<(), End> {
         let (frames, bytes) = (batch.len(), batch.remaining());
-        let written = self.write(batch).await;
+        self.write(batch).await?;
         self.member.outbox.written(frames, bytes);
-        written
+        Ok(())
     }
 
     /// Writes all of `batch`, joined. A client that does not read is waited for until its outbox

@@ -12,7 +12,7 @@ use warp::path::Tail;
 use warp::reply::{Reply as _, Response};
 use warp::{Filter, Rejection};
 
-use super::error;
+use super::{api_key, error};
 use crate::channel::Channel;
 use crate::event::Kind;
 use crate::relay::{RETRY_AFTER, Relay};
@@ -46,7 +46,7 @@ pub fn routes(relay: Arc<Relay>) -> BoxedFilter<(Response,)> {
 }
 
 async fn alert(relay: &Arc<Relay>, headers: &HeaderMap, body: &[u8]) -> Result<Response, Box<Response>> {
-    super::authorize(relay, headers)?;
+    api_key::check(relay, headers)?;
     let json = text(relay, body)?;
     let data = request::landing_of(if json.trim().is_empty() { "{}" } else { json }).map_err(refused)?;
     publish(relay, headers, Kind::Alert, None, data).await
@@ -58,7 +58,7 @@ async fn tell(
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Response, Box<Response>> {
-    super::authorize(relay, headers)?;
+    api_key::check(relay, headers)?;
     // A channel's slashes may stand for themselves; other characters may come encoded.
     let name = percent_decode_str(channel).decode_utf8_lossy();
     let channel = Channel::new(&name).map_err(|bad| invalid(&bad.to_string()))?;

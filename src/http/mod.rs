@@ -3,6 +3,8 @@
 mod address;
 mod admission;
 mod api;
+mod api_key;
+mod connections;
 mod page;
 mod server;
 mod status;
@@ -34,8 +36,11 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 pub fn routes(relay: Arc<Relay>, sockets: TaskTracker) -> BoxedFilter<(impl Reply,)> {
     let upgrade = upgrade::route(Arc::clone(&relay), sockets);
     let status = status::routes(Arc::clone(&relay));
+    let connections = connections::routes(Arc::clone(&relay));
     upgrade
         .or(status)
+        .unify()
+        .or(connections)
         .unify()
         .or(api::routes(relay))
         .unify()
