@@ -58,6 +58,15 @@ pub struct Sequence {
     pub first_at: i64,
 }
 
+/// Longer than any VM's or region's name.
+const MAX_NAME: usize = 255;
+
+impl Origin {
+    fn is_possible(&self) -> bool {
+        self.instance.len() <= MAX_NAME && self.region.len() <= MAX_NAME
+    }
+}
+
 impl Sequence {
     /// Numbers that can be counted on with; nobody gets to the last of them.
     fn is_possible(&self) -> bool {
@@ -130,6 +139,7 @@ pub struct Beacon {
     /// Counts this process's beacons, to tell which one came round.
     pub beat: u64,
     /// This VM has just joined, and wants others' beacons at once, to know what it has to wait for.
+    #[serde(default)]
     pub asking: bool,
     pub clients: usize,
     /// How long the last beacon took through the topic and back.
@@ -139,8 +149,10 @@ pub struct Beacon {
     /// The last one: this VM is on its way out.
     pub leaving: bool,
     /// Numbers of this process that will never come, or never mattered: their senders were told.
+    #[serde(default)]
     pub given_up: Vec<Range<u64>>,
     /// What this VM has heard of processes that can't speak for themselves any more.
+    #[serde(default)]
     pub heard: Vec<Heard>,
 }
 
@@ -150,6 +162,11 @@ pub struct Beacon {
 pub struct Heard {
     pub instance: String,
     pub sequence: Sequence,
+    /// When it was last heard of, in µs by the topic's clock.
+    pub at: i64,
+    /// Numbers that could not be had.
+    #[serde(default)]
+    pub lost: Vec<Range<u64>>,
 }
 
 /// To the VM of one connection, about that connection. Not of the sequence and not of the history: what
@@ -233,11 +250,13 @@ impl Told {
     pub fn decode(data: &[u8]) -> serde_json::Result<Self> {
         let told: Self = serde_json::from_slice(data)?;
         let is_possible = match &told {
-            Self::Event(event) => event.sequence.is_possible(),
+            Self::Event(event) => event.sequence.is_possible() && event.origin.is_possible(),
             Self::Ask(_) | Self::Answer(_) => true,
             Self::Beacon(beacon) => {
-                let heard = beacon.heard.iter().map(|heard| &heard.sequence);
-                heard.chain([&beacon.sequence]).all(Sequence::is_possible)
+                let heard = &mut beacon.heard.iter();
+                beacon.sequence.is_possible()
+                    && beacon.origin.is_possible()
+                    && heard.all(|heard| heard.sequence.is_possible() && heard.instance.len() <= MAX_NAME)
             }
         };
         if is_possible { Ok(told) } else { Err(serde_json::Error::custom("an impossible sequence")) }

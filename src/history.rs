@@ -238,8 +238,9 @@ impl Stream {
             self.pages.pop_front();
         }
         self.events -= 1;
-        if first.at >= self.reaches {
-            self.reaches = first.at + 1;
+        // Who has a cursor of just this event has the event.
+        if first.at > self.reaches {
+            self.reaches = first.at;
             self.reason = reason;
         }
         Some(first.payload)
@@ -391,7 +392,7 @@ mod tests {
         assert_eq!(all.missing, None, "who names no cursor misses nothing");
         let since = now - 400 * SECOND;
         let early = history.since(None, Some(since), OVERLAP);
-        let hole = Hole { reason: Missing::TooMany, from: Some(since), to: now - 300 * SECOND + 1 };
+        let hole = Hole { reason: Missing::TooMany, from: Some(since), to: now - 300 * SECOND };
         assert_eq!(early.missing, Some(hole));
         let late = history.since(None, Some(now - 110 * SECOND), OVERLAP);
         assert_eq!(texts(&late), ["c"]);
@@ -404,10 +405,12 @@ mod tests {
         let cursor = clock::now_micros();
         tokio::time::advance(Duration::from_secs(7_200)).await;
         assert_eq!(history.since(None, Some(cursor), OVERLAP).missing, None, "nothing came in two hours");
-        history.push(None, clock::now_micros(), Bytes::from_static(b"a"));
+        let at = clock::now_micros();
+        history.push(None, at, Bytes::from_static(b"a"));
         tokio::time::advance(Duration::from_secs(3_601)).await;
         let missing = history.since(None, Some(cursor), OVERLAP).missing.unwrap();
         assert_eq!(missing.reason, Missing::TooOld);
+        assert_eq!(history.since(None, Some(at), OVERLAP).missing, None, "one that heard it lacks nothing");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::clock;
 use crate::event::{Heard, Sequence};
 
 /// Messages of one moment overtake one another; this is longer than they do.
@@ -21,13 +22,23 @@ const OVERTAKING: Duration = Duration::from_secs(1);
 /// Then it is a gap.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Before a new connection is tried: longer than a VM tries to publish, since its number may be late by
+/// that without any fault of the way to here.
+const LONG_PATIENCE: Duration = Duration::from_secs(25);
+
+/// Each VM waits up to so much longer, so that a fleet does not ask all at once.
+const SPREAD: Duration = Duration::from_secs(5);
+
 /// Processes remembered, of all VMs.
 const MAX_RUNS: usize = 20_000;
 
 /// Holes of one process. Beyond that they are merged, which says too much is missing, never too little.
-const MAX_HOLES: usize = 256;
+const MAX_HOLES: usize = 64;
 
-/// Ended processes that one beacon vouches for.
+/// Ranges of numbers that are read of one message.
+const MAX_RANGES: usize = 1_024;
+
+/// Ended processes that one beacon vouches for, and what is told of each.
 const VOUCHED: usize = 16;
 
 pub struct Ledger {
@@ -39,6 +50,8 @@ pub struct Ledger {
     reaches: i64,
     /// Where the next list of ended processes begins.
     turn: usize,
+    /// This VM's own part of [`SPREAD`].
+    slack: Duration,
 }
 
 /// One process of one VM.
@@ -66,12 +79,15 @@ struct Hole {
     since: Instant,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The less is hoped for, the later; of two that are merged the earlier counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum State {
     Open,
     Sought,
     SoughtAnew,
     Lost,
+    /// Its sender was told that it failed. It may come all the same, and is heard then.
+    GivenUp,
 }
 
 /// What is to be done about holes that stay open.
@@ -88,13 +104,14 @@ pub struct Overdue {
 impl Ledger {
     /// A ledger of what was published since `edge` (µs).
     pub fn new(edge: i64) -> Self {
-        Self { edge, runs: HashMap::new(), count: 0, reaches: edge, turn: 0 }
+        let slack = clock::random_part(SPREAD);
+        Self { edge, runs: HashMap::new(), count: 0, reaches: edge, turn: 0, slack }
     }
 
     /// Notes an event that was published at `at` (µs); false when it was heard before.
     pub fn hear(&mut self, instance: &str, sequence: &Sequence, at: i64) -> bool {
         let number = sequence.number;
-        let run = self.run(instance, sequence);
+        let run = self.run(instance, sequence, at);
         let new = if number >= run.next {
             run.expect(number, at);
             run.next = number + 1;
@@ -109,27 +126,42 @@ impl Ledger {
     /// Notes what a VM says at `at` (µs) of a process, its own or another's: all up to
     /// `sequence.number` is on the topic, but for the numbers it gave up.
     pub fn learn(&mut self, instance: &str, sequence: &Sequence, given_up: &[Range<u64>], at: i64) {
-        let run = self.run(instance, sequence);
+        let run = self.run(instance, sequence, at);
         run.expect(sequence.number.saturating_add(1), at);
-        for numbers in given_up {
-            run.give_up(numbers);
+        for numbers in given_up.iter().take(MAX_RANGES) {
+            run.change(numbers, State::GivenUp);
         }
         run.at = run.at.max(at);
     }
 
-    fn run(&mut self, instance: &str, sequence: &Sequence) -> &mut Run {
+    /// Notes what another VM says of a process that has ended: up to where it heard it, and when.
+    pub fn trust(&mut self, heard: &Heard, at: i64) {
+        let at = heard.at.min(at);
+        if at < self.edge {
+            return;
+        }
+        self.learn(&heard.instance, &heard.sequence, &[], at);
+        let run = self.run(&heard.instance, &heard.sequence, at);
+        for numbers in heard.lost.iter().take(MAX_RANGES) {
+            run.change(numbers, State::Lost);
+        }
+    }
+
+    fn run(&mut self, instance: &str, sequence: &Sequence, at: i64) -> &mut Run {
         let first = sequence.first.clamp(1, sequence.number.saturating_add(1));
-        let first_at = sequence.first_at.saturating_mul(1000);
-        if !self.runs.get(instance).is_some_and(|runs| runs.iter().any(|run| run.started == sequence.started))
-        {
+        // Another clock may be ahead; the topic's is the one that counts.
+        let first_at = sequence.first_at.saturating_mul(1000).min(at);
+        let is_known = |runs: &Vec<Run>| runs.iter().any(|run| run.started == sequence.started);
+        if !self.runs.get(instance).is_some_and(is_known) {
             if self.count >= MAX_RUNS {
                 self.forget_oldest();
             }
             self.count += 1;
+            let started = sequence.started.saturating_mul(1000).min(first_at);
             let run = Run {
                 started: sequence.started,
                 first: 1,
-                first_at: sequence.started.saturating_mul(1000),
+                first_at: started,
                 next: 1,
                 at: first_at,
                 holes: Vec::new(),
@@ -148,7 +180,12 @@ impl Ledger {
     /// What is to be done now about holes that stay open.
     pub fn overdue(&mut self) -> Overdue {
         let mut overdue = Overdue::default();
-        for hole in self.awaited_mut().filter(|hole| hole.since.elapsed() >= PATIENCE) {
+        let slack = self.slack;
+        for hole in self.awaited_mut() {
+            let patience = if hole.state == State::Sought { LONG_PATIENCE } else { PATIENCE };
+            if hole.since.elapsed() < patience + slack {
+                continue;
+            }
             hole.since = Instant::now();
             hole.state = match hole.state {
                 State::Open => {
@@ -159,10 +196,11 @@ impl Ledger {
                     overdue.anew += 1;
                     State::SoughtAnew
                 }
-                State::SoughtAnew | State::Lost => {
+                State::SoughtAnew | State::Lost | State::GivenUp => {
                     let (count, (from, to)) = overdue.lost.unwrap_or((0, hole.published));
                     let range = (from.min(hole.published.0), to.max(hole.published.1));
-                    overdue.lost = Some((count + (hole.numbers.end - hole.numbers.start), range));
+                    let lost = hole.numbers.end - hole.numbers.start;
+                    overdue.lost = Some((count.saturating_add(lost), range));
                     State::Lost
                 }
             };
@@ -186,14 +224,15 @@ impl Ledger {
     pub fn missing(&self, since: i64) -> Option<(i64, i64)> {
         self.holes()
             .filter(|hole| hole.published.1 >= since)
-            .filter(|hole| hole.is_lost() || hole.noticed.elapsed() > OVERTAKING)
+            .filter(|hole| hole.state == State::Lost || hole.is_awaited())
+            .filter(|hole| hole.state == State::Lost || hole.noticed.elapsed() > OVERTAKING)
             .map(|hole| hole.published)
             .reduce(|(from, to), (other_from, other_to)| (from.min(other_from), to.max(other_to)))
     }
 
     /// Everything published before this (µs) was heard or is lost for good. None: nothing is awaited.
     pub fn awaited_since(&self) -> Option<i64> {
-        self.holes().filter(|hole| !hole.is_lost()).map(|hole| hole.published.0).min()
+        self.holes().filter(|hole| hole.is_awaited()).map(|hole| hole.published.0).min()
     }
 
     /// Something published before this (µs) may have been missed unnoticed.
@@ -211,15 +250,20 @@ impl Ledger {
             .collect();
         self.turn = if self.turn < ended.len() { self.turn } else { 0 };
         let chosen = ended.iter().cycle().skip(self.turn).take(VOUCHED.min(ended.len()));
-        let heard =
-            chosen.map(|(instance, run)| Heard { instance: (*instance).clone(), sequence: run.told() });
+        let heard = chosen.map(|(instance, run)| Heard {
+            instance: (*instance).clone(),
+            sequence: run.told(),
+            at: run.at,
+            lost: run.lost(),
+        });
         let heard = heard.collect();
         self.turn += VOUCHED;
         heard
     }
 
-    /// Forgets processes that were last heard of before `oldest` (µs).
+    /// Forgets processes that were last heard of before `oldest` (µs), and awaits nothing of before.
     pub fn forget(&mut self, oldest: i64) {
+        self.edge = self.edge.max(oldest);
         let mut reaches = self.reaches;
         self.runs.retain(|_, runs| {
             runs.retain(|run| {
@@ -263,13 +307,13 @@ impl Ledger {
             let beyond = usize::from(run.begins_beyond(edge));
             &mut run.holes[beyond..]
         });
-        holes.filter(|hole| !hole.is_lost())
+        holes.filter(|hole| hole.is_awaited())
     }
 }
 
 impl Hole {
-    fn is_lost(&self) -> bool {
-        self.state == State::Lost
+    fn is_awaited(&self) -> bool {
+        self.state < State::Lost
     }
 }
 
@@ -279,19 +323,22 @@ impl Run {
         self.holes.first().is_some_and(|hole| hole.numbers.start == self.first && hole.published.0 < edge)
     }
 
-    /// The window moved on to `first`; true when something below was never heard.
+    /// The window begins with `first`, given at `first_at` or later; true when something below was
+    /// never heard.
     fn raise(&mut self, first: u64, first_at: i64) -> bool {
-        if first <= self.first {
+        if first < self.first {
             return false;
         }
-        self.first = first;
-        self.first_at = first_at;
         let mut missed = self.next < first;
+        self.first = first;
+        self.first_at = self.first_at.max(first_at);
         self.next = self.next.max(first);
         self.holes.retain_mut(|hole| {
             if hole.numbers.start < first {
-                missed = true;
+                missed |= hole.state != State::GivenUp;
                 hole.numbers.start = first;
+            }
+            if hole.numbers.start == first {
                 hole.published.0 = hole.published.0.max(first_at);
                 hole.published.1 = hole.published.1.max(first_at);
             }
@@ -313,11 +360,17 @@ impl Run {
             since: Instant::now(),
         });
         self.next = end;
-        if self.holes.len() > MAX_HOLES {
-            let second = self.holes.remove(1);
-            let first = &mut self.holes[0];
-            first.numbers.end = second.numbers.end;
-            first.published.1 = first.published.1.max(second.published.1);
+        self.bound();
+    }
+
+    /// Merges the oldest holes but the first, which may be of before this VM's memory.
+    fn bound(&mut self) {
+        while self.holes.len() > MAX_HOLES {
+            let other = self.holes.remove(2);
+            let merged = &mut self.holes[1];
+            merged.numbers.end = other.numbers.end;
+            merged.published.1 = merged.published.1.max(other.published.1);
+            merged.state = merged.state.min(other.state);
         }
     }
 
@@ -326,26 +379,37 @@ impl Run {
         let Some(index) = self.holes.iter().position(|hole| hole.numbers.contains(&number)) else {
             return false;
         };
-        self.cut(index, &(number..number + 1));
+        self.cut(index, &(number..number + 1), None);
         true
     }
 
-    fn give_up(&mut self, numbers: &Range<u64>) {
-        if numbers.is_empty() {
-            return;
-        }
+    /// What is awaited of `numbers` is so no longer.
+    fn change(&mut self, numbers: &Range<u64>, state: State) {
         for index in (0..self.holes.len()).rev() {
-            self.cut(index, numbers);
+            let hole = &self.holes[index].numbers;
+            let common = hole.start.max(numbers.start)..hole.end.min(numbers.end);
+            if !common.is_empty() && self.holes[index].is_awaited() {
+                self.cut(index, &common, Some(state));
+            }
         }
     }
 
-    /// Takes `numbers` out of a hole, of which nothing, or what is on both sides, may be left.
-    fn cut(&mut self, index: usize, numbers: &Range<u64>) {
+    /// Takes `numbers`, which are in it, out of a hole, or leaves them there in another state.
+    fn cut(&mut self, index: usize, numbers: &Range<u64>, state: Option<State>) {
         let hole = self.holes[index].clone();
-        let before = hole.numbers.start..hole.numbers.end.min(numbers.start);
-        let after = hole.numbers.start.max(numbers.end)..hole.numbers.end;
-        let left = [before, after].into_iter().filter(|numbers| !numbers.is_empty());
-        self.holes.splice(index..=index, left.map(|numbers| Hole { numbers, ..hole.clone() }));
+        let before = (hole.numbers.start..numbers.start, Some(hole.state));
+        let after = (numbers.end..hole.numbers.end, Some(hole.state));
+        let left = [before, (numbers.clone(), state), after].into_iter();
+        let left = left.filter_map(|(numbers, state)| Some((numbers, state?)));
+        let left = left.filter(|(numbers, _)| !numbers.is_empty());
+        self.holes
+            .splice(index..=index, left.map(|(numbers, state)| Hole { numbers, state, ..hole.clone() }));
+        self.bound();
+    }
+
+    fn lost(&self) -> Vec<Range<u64>> {
+        let lost = self.holes.iter().filter(|hole| hole.state == State::Lost);
+        lost.map(|hole| hole.numbers.clone()).take(VOUCHED).collect()
     }
 
     fn told(&self) -> Sequence {
@@ -395,7 +459,13 @@ mod tests {
         assert_eq!(ledger.missing(150), Some((100, 200)));
         assert_eq!(ledger.missing(201), None, "not missing for one that has all up to there");
         ledger.learn("a", &sequence(3), &[2..3, 3..4], 300);
-        assert!(ledger.is_whole(), "they will never come, and their senders know");
+        assert!(ledger.is_whole() && ledger.missing(0).is_none(), "not awaited: their senders know");
+        assert!(ledger.hear("a", &sequence(2), 400), "but heard if it comes");
+        assert!(!ledger.hear("a", &sequence(2), 400));
+        for hostile in [Range { start: 5, end: 1 }, 0..u64::MAX, 3..3] {
+            ledger.learn("a", &sequence(3), &[hostile], 500);
+        }
+        assert!(ledger.is_whole());
     }
 
     #[tokio::test(start_paused = true)]
@@ -404,12 +474,12 @@ mod tests {
         ledger.hear("a", &sequence(1), 100);
         ledger.hear("a", &sequence(4), 400);
         assert_eq!(ledger.overdue(), Overdue::default());
-        for (seek, anew) in [(1, 0), (0, 1)] {
-            tokio::time::advance(PATIENCE).await;
+        for (seek, anew, patience) in [(1, 0, PATIENCE), (0, 1, LONG_PATIENCE)] {
+            tokio::time::advance(patience + SPREAD).await;
             assert_eq!(ledger.overdue(), Overdue { seek, anew, lost: None });
             assert_eq!(ledger.overdue(), Overdue::default());
         }
-        tokio::time::advance(PATIENCE).await;
+        tokio::time::advance(PATIENCE + SPREAD).await;
         assert_eq!(ledger.overdue().lost, Some((2, (100, 400))));
         assert_eq!(ledger.overdue(), Overdue::default());
         assert!(ledger.is_whole() && ledger.awaited_since().is_none());
@@ -459,11 +529,13 @@ mod tests {
             let told = ledger.vouch(|instance, _| instance == "vm-0");
             assert_eq!(told.len(), VOUCHED);
             for heard in told {
-                other.learn(&heard.instance, &heard.sequence, &[], 2);
+                other.trust(&heard, 2);
             }
         }
         assert_eq!(other.count, VOUCHED + 3, "all but the one that speaks for itself");
         assert!(!other.is_whole());
+        other.forget(2);
+        assert_eq!(other.count, 0, "a vouch makes nobody live longer");
         ledger.forget(2);
         assert_eq!((ledger.count, ledger.runs.len()), (0, 0));
     }
@@ -475,7 +547,8 @@ mod tests {
             ledger.hear("a", &sequence(2 * number), i64::try_from(number).unwrap());
         }
         assert_eq!(ledger.runs["a"][0].holes.len(), MAX_HOLES);
-        assert_eq!(ledger.holes().map(|hole| hole.published.0).min(), Some(0), "and none is forgotten");
+        let missing: u64 = ledger.holes().map(|hole| hole.numbers.end - hole.numbers.start).sum();
+        assert!(missing >= 1_999, "merged, they are more than there are: {missing}");
         for started in 0..2 * MAX_RUNS {
             let started = i64::try_from(started).unwrap();
             ledger.hear("b", &Sequence { started, ..sequence(1) }, started);

@@ -6,7 +6,7 @@
 //! when that does not come back, the path is made anew, connections and subscription too.
 
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::select;
@@ -78,10 +78,16 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
         };
         let broken = match joined {
             Ok(inbox) => select! {
-                (broken, next) = path.carry(inbox) => {
-                    how = next;
-                    broken
-                }
+                broken = path.carry(inbox) => match broken {
+                    Broken::Dead(why, next) => {
+                        how = next;
+                        why
+                    }
+                    Broken::Incomplete => {
+                        how = Join::Afresh;
+                        continue;
+                    }
+                },
                 () = stop.cancelled() => return,
             },
             Err(error) => error.to_string(),
@@ -128,6 +134,14 @@ struct Awaited {
     next: Duration,
 }
 
+/// Why a join is over.
+enum Broken {
+    /// There is no way through the topic; and how to join again.
+    Dead(String, Join),
+    /// There is, but not all comes by it.
+    Incomplete,
+}
+
 /// How far the latest join has come.
 struct Joined {
     since: Instant,
@@ -149,12 +163,15 @@ impl Joined {
 }
 
 impl Path {
-    /// Passes on what comes until the path is found broken; returns why, and how to join again.
-    async fn carry(&mut self, mut inbox: Inbox) -> (String, Join) {
+    /// Passes on what comes until the path is found broken.
+    async fn carry(&mut self, mut inbox: Inbox) -> Broken {
         self.last = None;
         self.awaited = None;
         self.joined = Joined::new();
         self.relay.rejoined();
+        if !inbox.reaches_back() {
+            self.relay.miss(self.joined.at);
+        }
         let mut heard = Instant::now();
         let mut tick = ticks(QUICK_TICK);
         loop {
@@ -166,8 +183,11 @@ impl Path {
                     // The tick first, or a backlog would keep it waiting.
                     biased;
                     _ = tick.tick() => {
-                        if let Some(why) = self.overdue(heard).or_else(|| self.tend(heard)) {
-                            return (why, Join::Afresh);
+                        if let Some(why) = self.overdue(heard) {
+                            return Broken::Dead(why, Join::Afresh);
+                        }
+                        if self.tend(heard) == Some(Search::Anew) {
+                            return Broken::Incomplete;
                         }
                         self.settle(&mut tick);
                     }
@@ -186,42 +206,46 @@ impl Path {
                     }
                     self.settle(&mut tick);
                 }
-                Err(error) => return (error.to_string(), Join::Resume),
+                Err(error) => return Broken::Dead(error.to_string(), Join::Resume),
             }
         }
     }
 
-    /// Does what time asks for; returns why the path is no good, if it is found so.
-    fn tend(&mut self, heard: Instant) -> Option<String> {
+    /// Does what time asks for; returns how missing events are looked for, if they are.
+    fn tend(&mut self, heard: Instant) -> Option<Search> {
         if self.is_due(heard) {
             self.send();
         }
         self.relay.tend_fleet();
-        match self.relay.tend_ledger()? {
-            Search::Anew => Some("events of other VMs do not come, though the topic was asked again".into()),
-            Search::Again => {
-                let relay = Arc::clone(&self.relay);
-                relay.metrics.seeks.inc();
-                tokio::spawn(async move {
-                    if let Err(error) = relay.bus.seek(relay.memory_begins()).await {
-                        debug!(%error, "the topic can't be asked again now");
-                    }
-                });
-                None
-            }
+        let search = self.relay.tend_ledger()?;
+        self.relay.metrics.seeks.inc();
+        if search == Search::Again {
+            let relay = Arc::clone(&self.relay);
+            tokio::spawn(async move {
+                if let Err(error) = relay.bus.seek(relay.memory_begins()).await {
+                    debug!(%error, "the topic can't be asked again now");
+                }
+            });
         }
+        Some(search)
     }
 
     /// Whether the path is dead by its beacons, and in what words.
     fn overdue(&self, heard: Instant) -> Option<String> {
         let Awaited { sent, .. } = self.awaited?;
-        let silent = sent.elapsed().min(heard.elapsed());
-        let dead = silent > PATIENCE || sent.elapsed() > BACKLOG_PATIENCE;
-        let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let silent = sent.elapsed().min(heard.elapsed()) > PATIENCE;
+        // Others may be heard while nothing of this VM gets through.
+        let refused = sent.elapsed() > PATIENCE && self.trouble().is_some();
+        let stuck = sent.elapsed() > BACKLOG_PATIENCE && self.joined.backlog.elapsed() > PATIENCE;
+        let dead = silent || refused || stuck;
         dead.then(|| {
-            let why = trouble.map_or(String::new(), |why| format!("; {why}"));
+            let why = self.trouble().take().map_or(String::new(), |why| format!("; {why}"));
             format!("the beacon sent {:.0?} ago has not come back{why}", sent.elapsed())
         })
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Option<String>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_due(&self, heard: Instant) -> bool {
@@ -297,6 +321,7 @@ impl Path {
             return;
         }
         self.awaited = None;
+        *self.trouble() = None;
         self.joined.proven = true;
         self.backoff.reset();
         if beacon.beat == beat {
@@ -310,7 +335,8 @@ impl Path {
         if !self.joined.proven || self.relay.health.phase() == Phase::Ready {
             return;
         }
-        let whole = self.joined.backlog.elapsed() >= self.relay.bus.quiet() && self.relay.is_whole();
+        let whole =
+            self.joined.backlog.elapsed() >= self.relay.bus.quiet() && self.relay.is_whole(self.joined.at);
         if !whole && self.joined.since.elapsed() < CATCH_UP {
             return;
         }

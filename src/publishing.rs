@@ -238,10 +238,15 @@ impl Numbers {
         if confirmed {
             return;
         }
-        let before = self.given_up.iter_mut().find(|numbers| numbers.end == number);
-        match before {
-            Some(numbers) => numbers.end += 1,
-            None => self.given_up.push(number..number + 1),
+        // In order, and joined with what it touches: what fails together fails in any order.
+        let index = self.given_up.partition_point(|numbers| numbers.end < number);
+        match self.given_up.get_mut(index) {
+            Some(numbers) if numbers.end == number => numbers.end += 1,
+            Some(numbers) if numbers.start == number + 1 => numbers.start = number,
+            _ => self.given_up.insert(index, number..number + 1),
+        }
+        if self.given_up.get(index + 1).is_some_and(|next| next.start == self.given_up[index].end) {
+            self.given_up[index].end = self.given_up.remove(index + 1).end;
         }
         if self.given_up.len() > MAX_GIVEN_UP {
             self.given_up.remove(0);
@@ -307,7 +312,7 @@ mod tests {
     #[test]
     fn what_is_given_up_is_told_in_ranges() {
         let mut numbers = Numbers::new(Duration::from_secs(1));
-        for number in [5, 6, 7, 9] {
+        for number in [7, 5, 9, 6] {
             numbers.settle(number, false);
         }
         assert_eq!(numbers.given_up, [5..8, 9..10]);

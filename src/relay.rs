@@ -217,7 +217,12 @@ impl Relay {
         catch_up.missing = catch_up
             .missing
             .or_else(|| matches!(since, Some(Err(_))).then(unknown))
-            .or_else(|| state.ledger.missing(asked_from).map(gap));
+            .or_else(|| state.ledger.missing(asked_from).map(gap))
+            // Who is cut off knows nothing of what came since.
+            .or_else(|| {
+                (self.health.phase() != Phase::Ready)
+                    .then(|| gap((state.latest.unwrap_or(0), clock::now_micros())))
+            });
         catch_up
     }
 
@@ -363,6 +368,8 @@ impl Relay {
         state.latest = state.latest.max(Some(at));
         // By its number when the topic repeats it, by its id when the client did.
         let new = state.ledger.hear(&event.origin.instance, &event.sequence, at);
+        // What a seek brings of before the window may be forgotten already, and is no news.
+        let new = new && at >= self.memory_begins();
         if !new || !state.history.first_sight(&event.id) {
             self.metrics.duplicates.inc();
             return;
@@ -379,7 +386,7 @@ impl Relay {
         state.latest = state.latest.max(Some(at));
         state.ledger.learn(&beacon.origin.instance, &beacon.sequence, &beacon.given_up, at);
         for heard in &beacon.heard {
-            state.ledger.learn(&heard.instance, &heard.sequence, &[], at);
+            state.ledger.trust(heard, at);
         }
         let change = state.fleet.hear(beacon.clone(), at);
         state.fleet_news = state.fleet_news.max(change);
@@ -398,9 +405,14 @@ impl Relay {
         self.state().ledger.wait_again();
     }
 
-    /// Whether nothing is known to be missing.
-    pub fn is_whole(&self) -> bool {
-        self.state().ledger.is_whole()
+    /// Whether nothing is known to be missing that was published before `at` (µs).
+    pub fn is_whole(&self, at: i64) -> bool {
+        self.state().ledger.awaited_since().is_none_or(|since| since >= at)
+    }
+
+    /// What was published before `at` (µs) could not be asked for.
+    pub fn miss(&self, at: i64) {
+        self.state().history.miss(at);
     }
 
     /// What to tell of processes that have ended.
@@ -427,6 +439,9 @@ impl Relay {
             state.hub.send(None, &reply::gap(hole, cursor), None);
         }
         state.ledger.forget(self.memory_begins());
+        if overdue.anew > 0 {
+            warn!(holes = overdue.anew, "they still have not come; asking over a new connection");
+        }
         match overdue {
             Overdue { anew: 1.., .. } => Some(Search::Anew),
             Overdue { seek: 1.., .. } => Some(Search::Again),

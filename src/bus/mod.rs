@@ -188,6 +188,14 @@ impl Bus {
 }
 
 impl Inbox {
+    /// Whether what was asked for of before the join will come.
+    pub fn reaches_back(&self) -> bool {
+        match self {
+            Self::PubSub(inbox) => inbox.reaches_back,
+            _ => true,
+        }
+    }
+
     /// The next delivery. Not to be dropped before it is ready, but to go on: on Pub/Sub, opening
     /// the stream is a part of it.
     ///

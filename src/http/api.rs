@@ -100,10 +100,19 @@ async fn publish(
     }
 }
 
-/// A body whose length is told and within reason; what this program takes is checked by [`text`].
+/// A body within reason, of a length told beforehand; none at all is an empty one. What this program
+/// takes is checked by [`text`].
 fn body() -> impl Filter<Extract = (Bytes,), Error = Rejection> + Clone {
     const MOST: u64 = 2 << 20;
-    warp::body::content_length_limit(MOST).and(warp::body::bytes())
+    let told = warp::body::content_length_limit(MOST).and(warp::body::bytes());
+    let none = warp::header::headers_cloned().and_then(async |headers: HeaderMap| {
+        let told = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+        if told.iter().any(|name| headers.contains_key(name)) {
+            return Err(warp::reject::not_found());
+        }
+        Ok(Bytes::new())
+    });
+    told.or(none).unify()
 }
 
 fn text<'a>(relay: &Relay, body: &'a [u8]) -> Result<&'a str, Box<Response>> {

@@ -8,8 +8,8 @@ use crate::support::http::{self, Answer};
 use crate::support::until;
 use crate::support::vm::Vm;
 
-const KEY: &str = "a-key";
-const AUTHORIZED: (&str, &str) = ("authorization", "Bearer a-key");
+const KEY: &str = "a-key-for-the-backend";
+const AUTHORIZED: (&str, &str) = ("authorization", "Bearer a-key-for-the-backend");
 const REGIONS: [&str; 3] = ["ams", "sin", "syd"];
 
 /// Three VMs that know one another, and a backend's key.
@@ -167,8 +167,8 @@ async fn only_who_knows_the_key_gets_in_and_only_with_what_can_be_read() {
     for (headers, status) in [
         (&[][..], 401),
         (&[("authorization", "Bearer another")][..], 401),
-        (&[("authorization", "Bearer a-ke")][..], 401),
-        (&[("authorization", "a-key")][..], 401),
+        (&[("authorization", "Bearer a-key-for-the-backen")][..], 401),
+        (&[("authorization", "a-key-for-the-backend")][..], 401),
     ] {
         for method in ["GET", "POST", "DELETE"] {
             let answer = http::request(vm.port, method, &path, headers, "1").await.unwrap();

@@ -62,7 +62,7 @@ async fn connects_and_disconnects_are_told_and_what_a_killed_vm_can_t_tell() {
 
     let dismissed = vms[2].connect().await.id().to_owned();
     let path = format!("/connections/{dismissed}");
-    let key = [("authorization", "Bearer k")];
+    let key = [("authorization", "Bearer sixteen-or-longer")];
     http::request(vms[0].port, "DELETE", &path, &key, "").await.unwrap();
     // The test's client dropped its end: either may be first.
     let reason = backend.hears("disconnect", "clientId", &dismissed).await["reason"].clone();

@@ -37,9 +37,6 @@ impl PubSub {
         if matches!(&created, Err(failure) if failure.is(Code::NotFound)) {
             self.create_topic(&self.0.topic, Some(self.retention())).await?;
             created = self.create_subscription().await;
-        } else if created.is_ok() {
-            let bus = self.clone();
-            tokio::spawn(async move { bus.keep_messages().await });
         }
         match created {
             Ok(()) => {

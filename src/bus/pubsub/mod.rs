@@ -10,6 +10,7 @@ mod names;
 mod outlet;
 
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -63,6 +64,9 @@ struct Inner {
     subscriptions: SubscriptionAdmin,
     /// Replaced when the path is made anew: a client keeps its connection, even a dead one.
     publisher: RwLock<Publisher>,
+    /// Done or said once in a process's life.
+    looked_at_topic: AtomicBool,
+    told_of_seek: AtomicBool,
 }
 
 impl PubSub {
@@ -107,6 +111,8 @@ impl PubSub {
             topics,
             subscriptions,
             publisher: RwLock::new(publisher),
+            looked_at_topic: AtomicBool::new(false),
+            told_of_seek: AtomicBool::new(false),
         })))
     }
 
@@ -129,9 +135,23 @@ impl PubSub {
             self.delete_subscription().await?;
         }
         self.make_subscription().await?;
-        if let Err(error) = self.seek(since).await {
+        if !self.0.looked_at_topic.swap(true, Ordering::Relaxed) {
+            let bus = self.clone();
+            tokio::spawn(async move { bus.keep_messages().await });
+        }
+        let sought = self.seek(since).await;
+        let reaches_back = sought.is_ok();
+        match sought {
+            Ok(()) => {}
+            // The backlog went with the old subscription: without it this would be a loss.
+            Err(error) if how == Join::Afresh => return Err(error),
             // Live events come all the same, so this is no reason not to serve them.
-            warn!(%error, "what was published before this moment may be missing on this VM");
+            Err(error) => {
+                let told = self.0.told_of_seek.swap(true, Ordering::Relaxed);
+                if !told {
+                    warn!(%error, "what was published before this moment may be missing on this VM");
+                }
+            }
         }
 
         let mut subscriber = Subscriber::builder().with_credentials(self.0.credentials.clone());
@@ -148,7 +168,7 @@ impl PubSub {
             // A VM that leaves must not wait for messages it will never handle.
             .set_shutdown_behavior(ShutdownBehavior::NackImmediately)
             .build();
-        Ok(Inbox { stream })
+        Ok(Inbox { stream, reaches_back })
     }
 
     pub(super) fn publish(
@@ -193,6 +213,7 @@ async fn publisher(
 /// One join's stream of messages.
 pub struct Inbox {
     stream: MessageStream,
+    pub(super) reaches_back: bool,
 }
 
 impl Inbox {
