@@ -11,6 +11,7 @@
 
 mod support;
 
+mod api_documents;
 mod browser;
 mod browser_catch_up;
 mod bus;
