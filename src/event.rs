@@ -18,6 +18,8 @@ use crate::channel::Channel;
 pub enum Told {
     Event(Event),
     Beacon(Beacon),
+    Ask(Ask),
+    Answer(Answer),
 }
 
 /// Something that happened, for sockets to hear.
@@ -150,6 +152,76 @@ pub struct Heard {
     pub sequence: Sequence,
 }
 
+/// To the VM of one connection, about that connection. Not of the sequence and not of the history: what
+/// is too old to be of use is ignored.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ask {
+    pub id: String,
+    /// The VM that waits for an answer, if one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    pub client_id: String,
+    pub wish: Wish,
+}
+
+/// What is to be done with a connection.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Wish {
+    Write(Letter),
+    Describe,
+    Close,
+}
+
+/// A message to one connection.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Letter {
+    /// The sender's own id where it gave one, so that a retry is the same message.
+    pub id: String,
+    /// The connection it came from; None: an app's backend.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sender_id: Option<String>,
+    pub data: Box<RawValue>,
+    /// When the VM that was asked took it, in ms since the epoch.
+    pub timestamp: i64,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Answer {
+    /// The ask's.
+    pub id: String,
+    pub outcome: Outcome,
+}
+
+/// What became of a wish.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Outcome {
+    /// The system has taken the bytes.
+    Written,
+    Described(Description),
+    Closed,
+    /// There is no such connection any more.
+    Gone,
+}
+
+/// A connection, as its VM knows it.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Description {
+    pub client_id: String,
+    pub instance: String,
+    pub region: String,
+    /// In ms since the epoch.
+    pub connected_at: i64,
+    pub channels: Vec<Channel>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+}
+
 impl Told {
     pub fn encode(&self) -> Bytes {
         // Strings, numbers and JSON that was parsed before: nothing here can fail to serialize.
@@ -162,6 +234,7 @@ impl Told {
         let told: Self = serde_json::from_slice(data)?;
         let is_possible = match &told {
             Self::Event(event) => event.sequence.is_possible(),
+            Self::Ask(_) | Self::Answer(_) => true,
             Self::Beacon(beacon) => {
                 let heard = beacon.heard.iter().map(|heard| &heard.sequence);
                 heard.chain([&beacon.sequence]).all(Sequence::is_possible)

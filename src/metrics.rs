@@ -39,6 +39,7 @@ pub struct Metrics {
     pub lost: Counter,
     pub seeks: Counter,
     pub publish_errors: Counter,
+    pub lifecycle_lost: Counter,
     pub round_trip: Histogram,
     publish_seconds: Histogram,
     received: Family<Type, Counter>,
@@ -46,6 +47,7 @@ pub struct Metrics {
     deliveries: Family<Type, Counter>,
     closed: Family<Reason, Counter>,
     rejected: Family<Reason, Counter>,
+    api_rejected: Family<Reason, Counter>,
 }
 
 impl Metrics {
@@ -72,6 +74,7 @@ impl Metrics {
             lost: Counter::default(),
             seeks: Counter::default(),
             publish_errors: Counter::default(),
+            lifecycle_lost: Counter::default(),
             round_trip: seconds(),
             publish_seconds: seconds(),
             received: Family::default(),
@@ -79,6 +82,7 @@ impl Metrics {
             deliveries: Family::default(),
             closed: Family::default(),
             rejected: Family::default(),
+            api_rejected: Family::default(),
         };
         registry.register("connections", "Sockets open on this VM", metrics.connections.clone());
         registry.register("fleet_instances", "VMs alive, this one too", metrics.fleet.clone());
@@ -99,6 +103,11 @@ impl Metrics {
             "Messages that the topic did not take",
             metrics.publish_errors.clone(),
         );
+        registry.register(
+            "lifecycle_lost",
+            "Connects and disconnects that could not be told",
+            metrics.lifecycle_lost.clone(),
+        );
         registry.register_with_unit(
             "publish_duration",
             "From a client's message to the topic's confirmation",
@@ -113,6 +122,7 @@ impl Metrics {
         );
         registry.register("sockets_closed", "Sockets that ended, by reason", metrics.closed.clone());
         registry.register("upgrades_rejected", "Sockets refused, by reason", metrics.rejected.clone());
+        registry.register("api_rejected", "Requests refused, by reason", metrics.api_rejected.clone());
         Self { registry: Mutex::new(registry), ..metrics }
     }
 
@@ -138,6 +148,10 @@ impl Metrics {
 
     pub fn rejected(&self, reason: &'static str) {
         self.rejected.get_or_create(&Reason { reason }).inc();
+    }
+
+    pub fn api_rejected(&self, reason: &'static str) {
+        self.api_rejected.get_or_create(&Reason { reason }).inc();
     }
 
     /// All figures, in the OpenMetrics text format.

@@ -5,7 +5,9 @@
 //! socket keeps a write buffer. The two never mix: tungstenite's own answers (pongs) are flushed
 //! before anything of ours is written.
 
-use std::time::Duration;
+use std::future::pending;
+use std::pin::Pin;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Buf as _, Bytes};
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -13,7 +15,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::select;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
@@ -21,6 +23,7 @@ use tracing::debug;
 
 use crate::frame::Frame;
 use crate::hub::Batch;
+use crate::lifecycle::Presence;
 use crate::relay::Member;
 use crate::wire::{Close, CloseCode, ErrorCode, reply, request};
 
@@ -54,7 +57,13 @@ impl From<Close> for End {
 ///
 /// What is needed only at the beginning and at the end is boxed: thousands of these futures spend
 /// their time in the middle.
-pub async fn serve(stream: TcpStream, early: Vec<u8>, member: Member, greeting: Vec<Bytes>) {
+pub async fn serve(
+    stream: TcpStream,
+    early: Vec<u8>,
+    member: Member,
+    presence: Option<Presence>,
+    greeting: Vec<Bytes>,
+) {
     let mut socket = Box::pin(Socket::open(stream, early, member)).await;
     let end = socket.run(greeting).await;
     let reason = match &end {
@@ -63,6 +72,9 @@ pub async fn serve(stream: TcpStream, early: Vec<u8>, member: Member, greeting: 
     };
     debug!(client_id = %socket.member.client_id, reason, "socket ended");
     socket.member.relay.metrics.closed(reason);
+    if let Some(presence) = presence {
+        presence.ended(reason);
+    }
     if let End::Close(close, rest) = end {
         // Nothing more for it while it lingers.
         let Socket { stream, member, .. } = socket;
@@ -81,6 +93,8 @@ struct Socket {
     /// When the client last gave a sign of life.
     heard: Instant,
     timer: Interval,
+    /// The end of a visitor's time. Boxed: most have no end.
+    expiry: Option<Pin<Box<Sleep>>>,
 }
 
 impl Socket {
@@ -102,6 +116,7 @@ impl Socket {
             exceeded: Instant::now(),
             heard: Instant::now(),
             timer,
+            expiry: member.visitor.expires.map(|at| Box::pin(sleep(time_until(at)))),
             member,
         }
     }
@@ -121,6 +136,7 @@ impl Socket {
                     Ok(()) => self.write(vec![Frame::ping().into_bytes()].into()).await,
                     end => end,
                 },
+                close = expired(&mut self.expiry) => Err(close.into()),
             };
             if let Err(end) = done {
                 return end;
@@ -187,15 +203,16 @@ impl Socket {
                 Err(_) => Err(Close::new(CloseCode::Idle, "not reading").into()),
             },
             close = self.member.outbox.closing() => Err(close.into()),
+            close = expired(&mut self.expiry) => Err(close.into()),
         }
     }
 
     /// Writes what came out of the outbox, and gives its room back.
     async fn write_counted(&mut self, batch: Batch) -> Result<(), End> {
         let (frames, bytes) = (batch.len(), batch.remaining());
-        let written = self.write(batch).await;
+        self.write(batch).await?;
         self.member.outbox.written(frames, bytes);
-        written
+        Ok(())
     }
 
     /// Writes all of `batch`, joined. A client that does not read is waited for until its outbox
@@ -213,10 +230,24 @@ impl Socket {
                     Err(_) => return Err(End::Close(Close::new(CloseCode::Idle, "not reading"), batch)),
                 },
                 close = self.member.outbox.closing() => return Err(End::Close(close, batch)),
+                close = expired(&mut self.expiry) => return Err(End::Close(close, batch)),
             }
         }
         Ok(())
     }
+}
+
+fn time_until(at: SystemTime) -> Duration {
+    at.duration_since(SystemTime::now()).unwrap_or_default()
+}
+
+/// Waits for the end of a visitor's time, if it has one.
+async fn expired(expiry: &mut Option<Pin<Box<Sleep>>>) -> Close {
+    match expiry {
+        Some(expiry) => expiry.await,
+        None => pending().await,
+    }
+    Close::new(CloseCode::Expired, "token expired")
 }
 
 /// Ends what was begun, or the close would be read as part of it; sends the close; and waits for
@@ -227,7 +258,7 @@ async fn say_goodbye(mut stream: WebSocketStream<TcpStream>, mut rest: Batch, cl
         let _ = stream.flush().await;
     }
     let stream = stream.get_mut();
-    let frame = Frame::close(close.code as u16, &close.reason);
+    let frame = Frame::close(close.code.number(), &close.reason);
     let said = async {
         stream.write_all_buf(&mut rest).await?;
         stream.write_all(frame.bytes()).await?;

@@ -20,24 +20,41 @@ pub enum ErrorCode {
     RateLimited,
     Forbidden,
     NotFound,
+    TooLarge,
     Unavailable,
 }
 
 /// Why a socket is closed. Sources: RFC 6455, 7.4.1, and its registry at IANA for 1012 and 1013.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u16)]
 pub enum CloseCode {
-    Idle = 1001,
-    Protocol = 1002,
-    Binary = 1003,
-    NotUtf8 = 1007,
-    Flooding = 1008,
-    TooLarge = 1009,
-    Restart = 1012,
-    SlowConsumer = 1013,
+    Idle,
+    Protocol,
+    Binary,
+    NotUtf8,
+    Flooding,
+    Expired,
+    /// The app does not want it any longer.
+    Dismissed,
+    TooLarge,
+    Restart,
+    SlowConsumer,
 }
 
 impl CloseCode {
+    /// As it stands in the frame.
+    pub fn number(self) -> u16 {
+        match self {
+            Self::Idle => 1001,
+            Self::Protocol => 1002,
+            Self::Binary => 1003,
+            Self::NotUtf8 => 1007,
+            Self::Flooding | Self::Expired | Self::Dismissed => 1008,
+            Self::TooLarge => 1009,
+            Self::Restart => 1012,
+            Self::SlowConsumer => 1013,
+        }
+    }
+
     /// The word for logs and metrics.
     pub fn name(self) -> &'static str {
         match self {
@@ -46,6 +63,8 @@ impl CloseCode {
             Self::Binary => "binary",
             Self::NotUtf8 => "not_utf8",
             Self::Flooding => "flooding",
+            Self::Expired => "expired",
+            Self::Dismissed => "dismissed",
             Self::TooLarge => "too_large",
             Self::Restart => "restart",
             Self::SlowConsumer => "slow_consumer",
@@ -73,6 +92,6 @@ impl Close {
 
 impl fmt::Display for Close {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.code as u16, self.reason)
+        write!(f, "{} {}", self.code.number(), self.reason)
     }
 }

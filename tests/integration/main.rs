@@ -12,14 +12,17 @@
 mod support;
 
 mod api_documents;
+mod auth;
 mod browser;
 mod browser_catch_up;
 mod bus;
 mod channels;
+mod connections;
 mod faults;
 mod fleet;
 mod fleet_script;
 mod http;
+mod lifecycle;
 mod limits;
 mod misconfiguration;
 mod restart;
