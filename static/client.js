@@ -8,10 +8,20 @@
  *     client.events.subscribe((events) => console.log(events.length));
  *     client.on("alert", (event, { caughtUp }) => console.log(event.data, caughtUp));
  *     client.connect();
- *     await client.alert({ place: "Roswell" });
+ *     const leave = client.subscribe("environment:42");
+ *     client.on("change", (event) => console.log(event.channel, event.data));
+ *
+ * Types are in client.d.ts. Its `token` goes into the handshake and nowhere else: neither into what is
+ * stored nor into messages.
+ *
+ * There is one cursor, since a server's stream is one, whatever channels it is cut into. What a channel
+ * held before counts as heard once its `refresh-store` is here. So the cursor stands still until all
+ * that a new connection brings along is here, and only channels that are level with it go into the URL
+ * beside it; any other is joined by a frame of its own, from its own place or from the beginning. A
+ * connection lost half-way makes the server repeat itself, and loses nothing.
  *
  * Over a reload of the page it keeps its events, the ids it has seen and its cursor, as one item
- * of the tab's sessionStorage by the socket's URL. They are written together, so whatever was
+ * of the tab's sessionStorage by the socket's URL and the token's user. They are written together, so whatever was
  * written last is whole in itself: an older one only means that the server sends more again. Each
  * tab has its own, since tabs hear at different times. Asking the server anew for everything would
  * need no storage, but it knows the window of its history only, and not what this page has shown.
@@ -31,6 +41,15 @@ const KEPT_EVENTS = 1_000;
 const STORED_LENGTH = 1_000_000;
 /** A page that is left stores at once; this is for one that ends without a word. */
 const STORE_EVERY = 5_000;
+
+/** Before a token's end; of a shorter life the last half. */
+const RENEW_BEFORE = 30_000;
+/** A browser's timer can't wait for longer. */
+const LONGEST_TIMER = 2 ** 31 - 1;
+/** The close code for a socket that may not stay. */
+const NOT_ALLOWED = 1008;
+/** Beside it, the token is the second name of a subprotocol: a page can't set headers. */
+const SUBPROTOCOL = "alien-alert";
 
 /** Why a message was not confirmed. */
 export class NotConfirmed extends Error {
@@ -52,6 +71,19 @@ export class NotConfirmed extends Error {
 export class AlienClient {
   /** @type {WebSocket | undefined} */
   #socket;
+  /** One with a fresh token, until it is greeted. @type {WebSocket | undefined} */
+  #next;
+  /** While the app is asked for its token. */
+  #asking;
+  #token;
+  #renewal;
+  /** Channels wanted: by how many, and whether all up to the cursor is here. */
+  #channels = new Map();
+  /** Channels of this connection whose past is still to come. */
+  #awaited = new Set();
+  /** Where channels were before a reload. */
+  #left = new Map();
+  #storedAs;
   #handlers = new Map();
   #waiting = new Map();
   #seen = new Set();
@@ -63,6 +95,8 @@ export class AlienClient {
   #showState;
   /** The server's place in the stream after the last thing it sent; its text means nothing here. */
   #cursor;
+  /** Events that this connection brought along. */
+  #caughtUp = 0;
   #storage;
   #storing;
   #attempts = 0;
@@ -85,19 +119,22 @@ export class AlienClient {
 
   /**
    * @param {string} [url] by default `/ws` of the page's own host
-   * @param {{keep?: number, storage?: Pick<Storage, "getItem" | "setItem"> | null}} [options] how
-   *   many events to keep, and where over a reload: by default the tab's sessionStorage, if any
+   * @param {{keep?: number, storage?: Pick<Storage, "getItem" | "setItem"> | null,
+   *   token?: string | (() => string | Promise<string>)}} [options] how many events to keep, and where
+   *   over a reload: by default the tab's sessionStorage, if any; a JWT, or who is asked for a fresh one
    */
-  constructor(url = ownSocket(), { keep = KEPT_EVENTS, storage = ownStorage() } = {}) {
+  constructor(url = ownSocket(), { keep = KEPT_EVENTS, storage = ownStorage(), token } = {}) {
     this.url = url;
     this.#keep = keep;
     this.#storage = storage;
-    this.#restore();
+    this.#token = token;
+    // With a token yet to come, whose events to show is not known before it.
+    if (typeof token !== "function") this.#restore(storedAs(url, token));
     [this.events, this.#showKept] = store([...this.#kept]);
     [this.status, this.#showState] = store(this.state);
     globalThis.addEventListener?.("online", () => this.#hurry());
     // A dead socket would look open for long. If the browser is wrong, the next attempt tells.
-    globalThis.addEventListener?.("offline", () => this.#wanted && this.#lost(""));
+    globalThis.addEventListener?.("offline", () => this.#wanted && this.#lost());
     globalThis.addEventListener?.("pagehide", () => this.#store());
     // A phone may end a hidden page without a further word.
     const looked = () => (document.hidden ? this.#store() : this.#hurry());
@@ -107,7 +144,7 @@ export class AlienClient {
   /** Opens the connection and keeps it open until `close`. */
   connect() {
     this.#wanted = true;
-    if (!this.#socket) this.#open();
+    if (!this.#socket && !this.#asking) this.#open();
   }
 
   close() {
@@ -119,7 +156,8 @@ export class AlienClient {
 
   /**
    * Calls `handler(message, {caughtUp})` for each message of a type, or for each change of
-   * `state` when the type is `state`. Returns the function that ends it.
+   * `state` when the type is `state`, or for each message when it is `*`: an app's own event that is
+   * called `state` is heard there. Returns the function that ends it.
    *
    * An event comes here once, before `events` has it; one from before a reload is in `events` only.
    * @param {string} type
@@ -142,12 +180,50 @@ export class AlienClient {
     return this.#request("alert", data, options);
   }
 
-  /** Tells every other client. As `alert`. */
-  broadcast(data, options) {
-    return this.#request("broadcast", data, options);
+  /** Tells every other client, or every other one in `channel`. As `alert`. */
+  broadcast(data, { channel, id } = {}) {
+    return this.#request("broadcast", data, { channel, id });
   }
 
-  #request(type, data, { id = randomId() } = {}) {
+  /** Tells one connection, by its `clientId`. As `alert`. */
+  direct(targetId, data, { id } = {}) {
+    return this.#request("direct", data, { targetId, id });
+  }
+
+  /**
+   * Joins a channel, over all connections, until each who subscribed has left. What it held before
+   * comes first. Returns the function that leaves. A refusal is heard by `on("error", …)`.
+   * @param {string} channel
+   */
+  subscribe(channel) {
+    const wanted = this.#channels.get(channel) ?? { count: 0, level: false };
+    this.#channels.set(channel, wanted);
+    if (wanted.count++ === 0) this.#join(channel);
+    let joined = true;
+    return () => {
+      if (joined) this.unsubscribe(channel);
+      joined = false;
+    };
+  }
+
+  unsubscribe(channel) {
+    const wanted = this.#channels.get(channel);
+    if (!wanted || --wanted.count > 0) return;
+    this.#channels.delete(channel);
+    this.#awaited.delete(channel);
+    if (this.state === "connected") this.#say({ type: "unsubscribe", channel });
+  }
+
+  #join(channel) {
+    // Before, the URL or the greeting's end takes care of it.
+    if (this.state === "connected") this.#say({ type: "subscribe", channel, since: this.#left.get(channel) });
+  }
+
+  #say(message) {
+    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(message));
+  }
+
+  #request(type, data, { id = randomId(), ...more } = {}) {
     return new Promise((resolve, reject) => {
       const refuse = (code, message) => reject(new NotConfirmed(code, message, id));
       if (this.state !== "connected") return refuse("disconnected", "There is no connection.");
@@ -157,23 +233,75 @@ export class AlienClient {
       }, ANSWER_WAIT);
       this.#answered(id)?.refuse("replaced", "It was sent again meanwhile.");
       this.#waiting.set(id, { resolve, refuse, timer });
-      this.#socket.send(JSON.stringify({ type, id, data }));
+      this.#socket.send(JSON.stringify({ type, id, ...more, data }));
     });
   }
 
   #open() {
     clearTimeout(this.#timer);
-    const url = new URL(this.url);
-    if (this.#cursor) url.searchParams.set("since", this.#cursor);
     this.#become(isOffline() ? "offline" : "connecting");
-    const socket = new WebSocket(url);
-    this.#timer = setTimeout(() => this.#lost(""), CONNECT_WAIT);
-    this.#socket = socket;
-    socket.onmessage = ({ data }) => socket === this.#socket && this.#receive(data);
-    socket.onclose = ({ reason }) => socket === this.#socket && this.#lost(reason);
+    this.#timer = setTimeout(() => this.#lost(), CONNECT_WAIT);
+    if (typeof this.#token === "function") this.#ask(() => this.#lost());
+    else this.#socket = this.#dial(this.#token);
   }
 
-  #receive(text) {
+  /** Asks the app for a token, and connects with it. */
+  async #ask(otherwise) {
+    const asking = (this.#asking = {});
+    let socket;
+    try {
+      const token = await this.#token();
+      if (asking !== this.#asking) return;
+      // Another user: nothing of the one before may mix with theirs.
+      if (this.#socket && storedAs(this.url, token) !== this.#storedAs) return this.#lost();
+      socket = this.#dial(token);
+    } catch {
+      // The app's to tell of: what was thrown may hold the token.
+    }
+    if (asking !== this.#asking) return socket?.close();
+    this.#asking = undefined;
+    if (!socket) otherwise();
+    else if (this.#socket) this.#next = socket;
+    else this.#socket = socket;
+  }
+
+  #dial(token) {
+    this.#restore(storedAs(this.url, token));
+    const url = new URL(this.url);
+    if (this.#cursor) url.searchParams.set("since", this.#cursor);
+    for (const [channel, wanted] of this.#channels) {
+      wanted.level ||= this.#left.has(channel) && this.#left.get(channel) === this.#cursor;
+    }
+    const named = this.#level();
+    if (named.length) url.searchParams.set("channels", named.join());
+    const socket = token ? new WebSocket(url, [SUBPROTOCOL, token]) : new WebSocket(url);
+    socket.onmessage = ({ data }) => {
+      if (socket === this.#next) this.#replace();
+      if (socket === this.#socket) this.#receive(data, token, named);
+    };
+    socket.onclose = ({ code, reason }) => socket === this.#socket && this.#lost(code, reason);
+    return socket;
+  }
+
+  /** The socket with the fresh token has been greeted: it takes over, and nobody has to notice. */
+  #replace() {
+    const next = this.#next;
+    this.#next = undefined;
+    this.#drop();
+    this.#socket = next;
+  }
+
+  /** Asks for the next token before this one ends; if that fails, its end is a loss like another. */
+  #renewBefore(token) {
+    clearTimeout(this.#renewal);
+    const left = (claims(token).exp ?? NaN) * 1000 - Date.now();
+    // Expired by this clock, though the server took it: the server's close tells when it is time.
+    if (typeof this.#token !== "function" || !(left > 0)) return;
+    const wait = Math.max(left - RENEW_BEFORE, left / 2);
+    this.#renewal = setTimeout(() => this.#ask(() => {}), Math.min(wait, LONGEST_TIMER));
+  }
+
+  #receive(text, token, named) {
     this.#heard = Date.now();
     let message;
     let news = false;
@@ -188,13 +316,17 @@ export class AlienClient {
         this.#attempts = 0;
         clearTimeout(this.#timer);
         this.#watch(message.pingInterval);
+        this.#renewBefore(token);
+        this.#enter(named, message.channels ?? []);
         break;
       case "refresh-store":
-        this.#seenLimit = Math.max(this.#seenLimit, 2 * (message.events?.length ?? 0));
+        this.#caughtUp += message.events?.length ?? 0;
+        this.#seenLimit = Math.max(this.#seenLimit, 2 * this.#caughtUp);
+        this.#awaited.delete(message.channel);
         for (const event of message.events ?? []) news = this.#hear(event, true) || news;
         if (news) this.#showKept([...this.#kept]);
-        // Connected only now: what is sent from here on comes after what was missed.
-        this.#become("connected");
+        if (!message.channel) this.#greeted();
+        else if (this.#channels.has(message.channel)) this.#channels.get(message.channel).level = true;
         break;
       case "ack":
         this.#answered(message.id)?.resolve(message);
@@ -206,10 +338,33 @@ export class AlienClient {
     if (typeof message?.type === "string" && this.#hear(message, false)) this.#showKept([...this.#kept]);
   }
 
+  /** What is wanted may have changed since the URL named its channels. */
+  #enter(named, joined) {
+    this.#caughtUp = 0;
+    this.#awaited = new Set(joined);
+    for (const channel of named) if (!this.#channels.has(channel)) this.#say({ type: "unsubscribe", channel });
+    for (const [channel, wanted] of this.#channels) {
+      if (!wanted.level || joined.includes(channel)) continue;
+      wanted.level = false;
+      this.#left.set(channel, this.#cursor);
+    }
+  }
+
+  /** The new connection stands; what its URL could not name is joined now. */
+  #greeted() {
+    this.#become("connected");
+    for (const [channel, wanted] of this.#channels) if (!wanted.level) this.#join(channel);
+  }
+
+  /** The channels whose past, up to the cursor, is here. */
+  #level() {
+    return [...this.#channels].filter(([, wanted]) => wanted.level).map(([channel]) => channel);
+  }
+
   /** Passes a message on, unless it is an event that was passed on before; true for a new event. */
   #hear(message, caughtUp) {
     // The greeting's cursor is the server's place; ours is reached with the events up to it.
-    if (message?.cursor && message.type !== "connected") {
+    if (message?.cursor && message.type !== "connected" && this.#awaited.size === 0) {
       this.#cursor = message.cursor;
       if (this.#storage) this.#storing ??= setTimeout(() => this.#store(), STORE_EVERY);
     }
@@ -223,7 +378,8 @@ export class AlienClient {
       this.#kept.splice(before + 1, 0, message);
       if (this.#kept.length > this.#keep) this.#kept.shift();
     }
-    this.#tell(message?.type, message, { caughtUp });
+    if (message?.type !== "state") this.#tell(message?.type, message, { caughtUp });
+    this.#tell("*", message, { caughtUp });
     return isEvent;
   }
 
@@ -231,17 +387,25 @@ export class AlienClient {
     for (const handler of this.#handlers.get(type) ?? []) call(handler, ...args);
   }
 
-  /** Takes up where the page was before it was loaded anew. */
-  #restore() {
+  /** Takes up where the page was before it was loaded anew, or where this user was. */
+  #restore(storedAs) {
+    if (storedAs === this.#storedAs) return;
+    this.#store();
+    const isFirst = !this.#storedAs;
+    this.#storedAs = storedAs;
+    [this.#cursor, this.#left, this.#seen, this.#kept] = [undefined, new Map(), new Set(), []];
+    for (const wanted of this.#channels.values()) wanted.level = false;
     try {
-      const { cursor, seen, events } = JSON.parse(this.#storage.getItem(storedAs(this.url)));
+      const { cursor, channels = [], seen, events } = JSON.parse(this.#storage.getItem(storedAs));
+      this.#left = new Map(channels.map((channel) => [channel, cursor]));
       this.#seen = new Set(seen);
-      this.#seenLimit = Math.max(SEEN_IDS, this.#seen.size);
       this.#kept = events.slice(Math.max(0, events.length - this.#keep));
       this.#cursor = cursor;
     } catch {
       // Nothing is stored, or nothing can be: the server sends all that it has.
     }
+    this.#seenLimit = Math.max(SEEN_IDS, this.#seen.size);
+    if (!isFirst || this.#kept.length) this.#showKept?.([...this.#kept]);
   }
 
   /** Stores what has changed, without the oldest events where all would be too much. */
@@ -258,9 +422,10 @@ export class AlienClient {
       if (room < 0) break;
       events.unshift(text);
     }
-    const text = `{"cursor":${JSON.stringify(this.#cursor)},"seen":${seen},"events":[${events}]}`;
+    const place = `"cursor":${JSON.stringify(this.#cursor)},"channels":${JSON.stringify(this.#level())}`;
+    const text = `{${place},"seen":${seen},"events":[${events}]}`;
     try {
-      this.#storage.setItem(storedAs(this.url), text);
+      this.#storage.setItem(this.#storedAs, text);
     } catch {
       // Full or forbidden: what was stored before is older, and as whole.
     }
@@ -278,14 +443,17 @@ export class AlienClient {
   #watch(interval = 30_000) {
     clearInterval(this.#watchdog);
     this.#watchdog = setInterval(() => {
-      if (Date.now() - this.#heard > 2 * interval) return this.#lost("");
-      if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send('{"type":"ping"}');
+      if (Date.now() - this.#heard > 2 * interval) return this.#lost();
+      this.#say({ type: "ping" });
     }, interval);
   }
 
-  #lost(reason) {
+  #lost(code, reason) {
     this.#drop();
     if (!this.#wanted) return this.#become("closed");
+    // Not wanted any longer: it would be so again at once. An expired token is renewed by opening.
+    const renewable = typeof this.#token === "function" && /token expired/.test(reason);
+    if (code === NOT_ALLOWED && !renewable) this.#attempts = Math.max(this.#attempts, 5);
     // A server that closes many sockets tells each its own time to come back.
     const told = /retry in (\d+) ms/.exec(reason)?.[1];
     const doubled = Math.min(FIRST_WAIT * 2 ** this.#attempts++, LONGEST_WAIT);
@@ -302,11 +470,12 @@ export class AlienClient {
 
   /** Forgets the socket; who waits for an answer on it is told. */
   #drop() {
-    const socket = this.#socket;
-    this.#socket = undefined;
+    const sockets = [this.#socket, this.#next];
+    this.#socket = this.#next = this.#asking = undefined;
     clearTimeout(this.#timer);
+    clearTimeout(this.#renewal);
     clearInterval(this.#watchdog);
-    socket?.close();
+    for (const socket of sockets) socket?.close();
     for (const id of [...this.#waiting.keys()]) {
       this.#answered(id).refuse("disconnected", "The connection was lost before the answer.");
     }
@@ -314,7 +483,7 @@ export class AlienClient {
 
   /** The network is back, or somebody looks: no reason to wait any longer. */
   #hurry() {
-    if (this.#wanted && !this.#socket) {
+    if (this.#wanted && !this.#socket && !this.#asking) {
       this.#attempts = 0;
       this.#open();
     }
@@ -373,8 +542,22 @@ function isBefore(one, other) {
   return (one.timestamp - other.timestamp || (one.id < other.id ? -1 : 1)) < 0;
 }
 
-function storedAs(url) {
-  return `alien-alert ${url}`;
+/** Each user's own: one who signs in after another must not see the other's. */
+function storedAs(url, token) {
+  const place = new URL(url);
+  const { sub } = claims(token ?? place.searchParams.get("token"));
+  place.searchParams.delete("token");
+  return `alien-alert ${place}${sub ? ` ${sub}` : ""}`;
+}
+
+/** What a token says of itself, unverified: that is the server's to do. */
+function claims(token) {
+  try {
+    const part = token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/");
+    return JSON.parse(atob(part)) ?? {};
+  } catch {
+    return {};
+  }
 }
 
 /** A browser may forbid even to look. */

@@ -1,4 +1,4 @@
-//! The page and its files, inside the binary: one thing to deploy, and never of another version.
+//! The page and its files, and the documents of the interface, inside the binary: one thing to deploy, and never of another version.
 
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -18,6 +18,11 @@ use warp::{Filter, Rejection};
 #[folder = "static/"]
 struct Files;
 
+/// What the routes and the socket are, for programs to read; tests hold them to the code.
+#[derive(Embed)]
+#[folder = "src/http/documents/"]
+struct Documents;
+
 /// One file, ready to be sent.
 struct Asset {
     content_type: HeaderValue,
@@ -28,20 +33,24 @@ struct Asset {
 
 /// By path. Compressed when first asked for, so that a start does not wait for it.
 static ASSETS: LazyLock<HashMap<String, Asset>> = LazyLock::new(|| {
-    let files = Files::iter().filter_map(|name| Some((name.clone(), Files::get(&name)?)));
-    let assets = files.map(|(name, file)| {
+    let files = Files::iter().filter_map(|name| {
+        let path = if name == "index.html" { "/".into() } else { format!("/static/{name}") };
+        Some((path, Files::get(&name)?))
+    });
+    let documents = Documents::iter().filter_map(|name| Some((format!("/{name}"), Documents::get(&name)?)));
+    let assets = files.chain(documents).map(|(path, file)| {
         let hash = file.metadata.sha256_hash();
         let etag = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let plain = Bytes::from(file.data.into_owned());
         let asset = Asset {
-            content_type: content_type(&name),
+            content_type: content_type(&path),
             // Weak: the same for both encodings.
             etag: HeaderValue::try_from(format!("W/\"{etag}\""))
                 .unwrap_or(HeaderValue::from_static("W/\"\"")),
             zipped: zip(&plain),
             plain,
         };
-        (if name == "index.html" { "/".into() } else { format!("/static/{name}") }, asset)
+        (path, asset)
     });
     assets.collect()
 });
@@ -96,11 +105,14 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
     })
 }
 
-fn content_type(name: &str) -> HeaderValue {
-    HeaderValue::from_static(match name.rsplit_once('.').map(|(_, extension)| extension) {
-        Some("html") => "text/html; charset=utf-8",
+fn content_type(path: &str) -> HeaderValue {
+    HeaderValue::from_static(match path.rsplit_once('.').map(|(_, extension)| extension) {
+        // The page itself, at /.
+        None => "text/html; charset=utf-8",
         Some("js") => "text/javascript; charset=utf-8",
+        Some("ts") => "text/plain; charset=utf-8",
         Some("css") => "text/css; charset=utf-8",
+        Some("json") => "application/json",
         Some("svg") => "image/svg+xml",
         Some("png") => "image/png",
         Some("webmanifest") => "application/manifest+json",

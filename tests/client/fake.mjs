@@ -10,8 +10,9 @@ export class FakeSocket {
   readyState = FakeSocket.OPEN;
   sent = [];
 
-  constructor(url) {
+  constructor(url, protocols) {
     this.url = new URL(url);
+    this.protocols = protocols;
     sockets.push(this);
   }
 
@@ -38,11 +39,20 @@ export class FakeSocket {
     return this.url.searchParams.get("since");
   }
 
-  /** Greets as a server does. */
-  greets({ events = [], cursor = "t-0", ...rest } = {}) {
-    this.says({ type: "connected", clientId: "me", pingInterval: 30_000, cursor: "greeting" });
+  get channels() {
+    return this.url.searchParams.get("channels");
+  }
+
+  /** Greets as a server does; the channels' own past is the test's to send. */
+  greets({ events = [], cursor = "t-0", channels = [], ...rest } = {}) {
+    this.says({ type: "connected", clientId: "me", pingInterval: 30_000, cursor: "greeting", channels });
     this.says({ type: "refresh-store", events, complete: true, cursor, ...rest });
     return this;
+  }
+
+  /** A channel's past. */
+  refreshes(channel, cursor, events = []) {
+    this.says({ type: "refresh-store", channel, events, complete: true, cursor });
   }
 }
 

@@ -81,3 +81,42 @@ test("a client comes back when its VM does, and hears on", { timeout: 30_000 }, 
   await until(client.events, ({ length }) => length === 2);
   assert.deepEqual(valueOf(client.events).map(({ data }) => data.place), ["before", "after"]);
 });
+
+test("a channel is heard over a lost connection, a late join and a reload", { timeout: 30_000 }, async (context) => {
+  const { url } = await start(context);
+  const sender = await connect(context, url);
+  const say = (data) => sender.broadcast(data, { channel: "news" });
+  const texts = (client) => valueOf(client.events).map(({ data }) => data);
+  const storage = new FakeStorage();
+  await say("before");
+  const member = await connect(context, url, storage);
+  member.subscribe("news");
+  await until(member.events, ({ length }) => length === 1);
+  await say("live");
+  await until(member.events, ({ length }) => length === 2);
+  const outsider = await connect(context, url);
+  member.close();
+  await say("away");
+  member.connect();
+  await until(member.events, ({ length }) => length === 3);
+  member.close();
+  await say("reload");
+
+  const again = new AlienClient(url, { storage });
+  context.after(() => again.close());
+  const told = [];
+  again.on("broadcast", ({ data }) => told.push(data));
+  again.on("refresh-store", ({ channel = "all", complete }) => told.push([channel, complete]));
+  const leave = again.subscribe("news");
+  again.connect();
+  await until(again.events, ({ length }) => length === 4);
+  assert.deepEqual(told, [["all", true], "reload", ["news", true]]);
+  assert.deepEqual(texts(again), ["before", "live", "away", "reload"]);
+  leave();
+  await say("left");
+  // For all, and after it on the same socket.
+  await sender.alert({ place: "last" });
+  await until(again.events, ({ length }) => length === 5);
+  await until(outsider.events, ({ length }) => length === 1);
+  assert.deepEqual(valueOf(again.events).at(-1).type, "alert");
+});

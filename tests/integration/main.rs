@@ -12,6 +12,7 @@
 mod support;
 
 mod api;
+mod api_documents;
 mod auth;
 mod browser;
 mod browser_catch_up;
