@@ -52,11 +52,18 @@ impl From<Close> for End {
     }
 }
 
-/// Serves one socket until it ends. `early` is what the client sent before it was answered.
+/// Serves one socket until it ends. `early` is what the client sent before it was answered; `flooded`
+/// is told when it is cut off for that.
 ///
 /// What is needed only at the beginning and at the end is boxed: thousands of these futures spend
 /// their time in the middle.
-pub async fn serve(stream: TcpStream, early: Vec<u8>, member: Member, greeting: Vec<Bytes>) {
+pub async fn serve(
+    stream: TcpStream,
+    early: Vec<u8>,
+    member: Member,
+    greeting: Vec<Bytes>,
+    flooded: impl FnOnce(),
+) {
     let mut socket = Box::pin(Socket::open(stream, early, member)).await;
     let end = socket.run(greeting).await;
     let reason = match &end {
@@ -66,6 +73,9 @@ pub async fn serve(stream: TcpStream, early: Vec<u8>, member: Member, greeting: 
     debug!(client_id = %socket.member.client_id, reason, "socket ended");
     socket.member.relay.metrics.closed(reason);
     if let End::Close(close, rest) = end {
+        if close.code == CloseCode::Flooding {
+            flooded();
+        }
         // Nothing more for it while it lingers.
         let Socket { stream, member, .. } = socket;
         drop(member);

@@ -94,6 +94,12 @@ fn accept(
             "too many sockets from this address",
             30,
         ),
+        Refusal::Flooded(wait) => later(
+            "address_flood",
+            StatusCode::TOO_MANY_REQUESTS,
+            "a socket of this address was cut off for flooding",
+            wait,
+        ),
         Refusal::TooFast(wait) => later(
             "address_rate",
             StatusCode::TOO_MANY_REQUESTS,
@@ -105,7 +111,6 @@ fn accept(
     let visitor = relay.config.tokens.as_ref().map(|tokens| tokens.check(query.token.as_deref().or(token)));
     let visitor = visitor.transpose().map_err(unauthorized)?.unwrap_or_default();
     sockets.spawn(async move {
-        let _place = place;
         let Ok(upgraded) = upgrade.await else { return };
         match upgraded.downcast::<TokioIo<TcpStream>>() {
             Ok(parts) => {
@@ -122,7 +127,8 @@ fn accept(
                 // Copied: hyper's buffer of 8 KiB, nearly always empty, would stay for good.
                 let early = parts.read_buf.to_vec();
                 drop(parts.read_buf);
-                socket::serve(parts.io.into_inner(), early, member, greeting).await;
+                let flooded = || place.flooded();
+                socket::serve(parts.io.into_inner(), early, member, greeting, flooded).await;
             }
             Err(_) => debug!("an upgraded connection that is not TCP"),
         }
