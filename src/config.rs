@@ -40,6 +40,8 @@ pub struct Config {
     pub api_keys: ApiKeys,
     /// Whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Where connects and disconnects are told.
+    pub lifecycle_topic: Option<String>,
 }
 
 /// Which bus carries the events.
@@ -150,6 +152,7 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
         "",
         "addresses or networks of proxies, by comma: X-Forwarded-For is believed from them alone",
     ),
+    ("LIFECYCLE_TOPIC", "", "topic of its own on which every connect and disconnect is told"),
     ("RUST_LOG", "info", "what is logged"),
     ("LOG_FORMAT", "by terminal", "text or json"),
 ];
@@ -188,6 +191,7 @@ pub struct Env {
     pub upgrade_burst: Option<String>,
     pub message_rate: Option<String>,
     pub message_burst: Option<String>,
+    pub lifecycle_topic: Option<String>,
     pub api_rate: Option<String>,
     pub api_burst: Option<String>,
     pub api_key: Option<String>,
@@ -237,12 +241,14 @@ impl Config {
         // Below this a few large events would cut off every socket.
         let least_outbox = (4 * message_bytes).max(65_536);
         let identity = Identity::from_env(&env)?;
+        let bus = choose_bus(&env, key_file, &history)?;
+        let lifecycle_topic = lifecycle_topic(&env, &bus)?;
         Ok(Self {
             host: host
                 .parse()
                 .map_err(|_| ConfigError::value("HOST", host, "an IP address such as 0.0.0.0 or ::"))?,
             port: number("PORT", &env.port, 8080, 0..=65_535)?,
-            bus: choose_bus(&env, key_file, &history)?,
+            bus,
             identity,
             history,
             limits: Limits {
@@ -276,6 +282,7 @@ impl Config {
             },
             ping_interval: seconds("PING_INTERVAL", &env.ping_interval, 30, 1..=3600)?,
             beacon_interval: seconds("BEACON_INTERVAL", &env.beacon_interval, 15, 1..=300)?,
+            lifecycle_topic,
             allowed_origins: origins(env.allowed_origins.as_deref().unwrap_or_default())?,
             tokens: Tokens::find(&env)?,
             api_keys: ApiKeys::find(&env)?,
@@ -313,6 +320,22 @@ fn choose_bus(env: &Env, key_file: &Path, history: &HistoryLimits) -> Result<Bus
     })?;
     pubsub::check_project(source, &project)?;
     Ok(BusConfig::PubSub(pubsub::Settings { project, topic, credentials, window: history.age }))
+}
+
+fn lifecycle_topic(env: &Env, bus: &BusConfig) -> Result<Option<String>, ConfigError> {
+    let Some(topic) = &env.lifecycle_topic else { return Ok(None) };
+    let name = "LIFECYCLE_TOPIC";
+    pubsub::check_resource_name(name, topic)?;
+    match bus {
+        BusConfig::Memory => Err(ConfigError::new(format!(
+            "{name}={topic:?}: it is a topic of Google Pub/Sub, which this VM does not use; unset it, or \
+             configure Pub/Sub"
+        ))),
+        BusConfig::PubSub(settings) if settings.topic == *topic => {
+            Err(ConfigError::value(name, topic, "another topic than TOPIC"))
+        }
+        BusConfig::PubSub(_) => Ok(Some(topic.clone())),
+    }
 }
 
 fn number<T>(
@@ -420,6 +443,8 @@ mod tests {
             ("ALLOWED_ORIGINS", "example.com"),
             ("TRUSTED_PROXY", "proxy.example"),
             ("TRUSTED_PROXY", "10.0.0.1, ::/0"),
+            ("LIFECYCLE_TOPIC", "1st"),
+            ("LIFECYCLE_TOPIC", "life"),
             ("GOOGLE_CLOUD_PROJECT", "No Project"),
             ("PUBSUB_EMULATOR_HOST", "http://localhost:1"),
             ("FLY_ALLOC_ID", "a/b"),

@@ -14,6 +14,19 @@ const MAX_INSTANCES: usize = 10_000;
 #[derive(Default)]
 pub struct Fleet {
     instances: BTreeMap<String, Instance>,
+    /// Processes that ended without a word, as it seems.
+    silent: Vec<Gone>,
+}
+
+/// A process of a VM that ended without a word.
+#[derive(Clone, Debug)]
+pub struct Gone {
+    pub instance: String,
+    pub region: String,
+    pub clients: usize,
+    pub started: i64,
+    /// This VM must have heard itself after this.
+    certain: Instant,
 }
 
 /// What is known of one VM.
@@ -28,6 +41,8 @@ pub struct Instance {
     left: bool,
     /// Which process of that name, and which of its beacons.
     latest: (i64, u64),
+    heard: Instant,
+    interval: Duration,
     expires: Instant,
 }
 
@@ -61,6 +76,13 @@ impl Fleet {
             Some(known) if known.looks_different(&beacon) && !beacon.leaving => Change::Figures,
             _ => Change::Nothing,
         };
+        let interval = Duration::from_millis(beacon.interval_ms);
+        if let Some(known) = known.filter(|known| was_here && known.latest.0 < latest.0) {
+            // A new process under the old one's name.
+            let gone = known.gone(&beacon.origin.instance);
+            self.silent.push(gone);
+            self.silent.truncate(MAX_INSTANCES);
+        }
         self.instances.insert(
             beacon.origin.instance,
             Instance {
@@ -70,6 +92,8 @@ impl Fleet {
                 last_seen: at / 1000,
                 left: beacon.leaving,
                 latest,
+                heard: Instant::now(),
+                interval,
                 expires: Instant::now() + left,
             },
         );
@@ -80,13 +104,35 @@ impl Fleet {
     pub fn expire(&mut self) -> bool {
         let before = self.len();
         let now = Instant::now();
-        self.instances.retain(|_, instance| instance.expires > now);
+        for (name, instance) in self.instances.extract_if(.., |_, instance| instance.expires <= now) {
+            if !instance.left {
+                self.silent.push(instance.gone(&name));
+            }
+        }
         self.len() < before
+    }
+
+    /// The processes that ended without a word and that `own` VM is to tell of: it has the lowest id,
+    /// and hears itself while it does not hear them, so that the silence is not its own.
+    pub fn take_gone(&mut self, own: &str) -> Vec<Gone> {
+        let mut silent = std::mem::take(&mut self.silent);
+        silent.retain(|gone| !self.is_alive(&gone.instance, gone.started));
+        let heard = self.instances.get(own).map(|own| own.heard);
+        let (certain, rest) =
+            silent.into_iter().partition(|gone| heard.is_some_and(|heard| heard > gone.certain));
+        self.silent = rest;
+        let is_lowest = self.instances().next().is_some_and(|(lowest, _)| lowest == own);
+        if is_lowest { certain } else { Vec::new() }
     }
 
     /// Whether that process of that VM is alive.
     pub fn is_alive(&self, instance: &str, started: i64) -> bool {
         self.instances.get(instance).is_some_and(|known| known.latest.0 == started)
+    }
+
+    /// Whether a VM of that name is alive.
+    pub fn has(&self, instance: &str) -> bool {
+        self.instances.get(instance).is_some_and(|known| !known.left)
     }
 
     pub fn instances(&self) -> impl Iterator<Item = (&String, &Instance)> {
@@ -103,6 +149,16 @@ impl Fleet {
 }
 
 impl Instance {
+    fn gone(&self, name: &str) -> Gone {
+        Gone {
+            instance: name.into(),
+            region: self.region.clone(),
+            clients: self.clients,
+            started: self.latest.0,
+            certain: Instant::now() + self.interval,
+        }
+    }
+
     /// Whether people would call what the beacon says news. A few milliseconds are none, and telling
     /// them would keep every phone's radio awake.
     fn looks_different(&self, beacon: &Beacon) -> bool {
@@ -160,6 +216,36 @@ mod tests {
         let mut fleet = Fleet::default();
         assert_eq!(fleet.hear(beacon("a", 1, 1), clock::now_micros() - 3_000_000), Change::Nothing);
         assert!(fleet.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_ended_without_a_word_is_told_of_once_by_the_lowest() {
+        let mut fleet = Fleet::default();
+        let second = Duration::from_secs(1);
+        for name in ["a", "b", "c"] {
+            fleet.hear(beacon(name, 1, 1), clock::now_micros());
+        }
+        fleet.hear(Beacon { leaving: true, ..beacon("c", 1, 2) }, clock::now_micros());
+        tokio::time::advance(3 * second).await;
+        fleet.hear(beacon("a", 1, 2), clock::now_micros());
+        assert!(fleet.expire());
+        assert!(fleet.take_gone("a").is_empty(), "the silence may be its own");
+        tokio::time::advance(2 * second).await;
+        fleet.hear(beacon("a", 1, 3), clock::now_micros());
+        let gone = fleet.take_gone("a");
+        assert_eq!(gone.len(), 1, "who said goodbye is not told of");
+        assert_eq!((gone[0].instance.as_str(), gone[0].started), ("b", 1));
+        assert!(fleet.take_gone("a").is_empty());
+
+        // One that is followed by another of its name.
+        fleet.hear(beacon("b", 2, 1), clock::now_micros());
+        fleet.hear(beacon("b", 3, 1), clock::now_micros());
+        tokio::time::advance(2 * second).await;
+        fleet.hear(beacon("a", 1, 4), clock::now_micros());
+        fleet.hear(beacon("b", 3, 2), clock::now_micros());
+        let mut other = Fleet { instances: fleet.instances.clone(), silent: fleet.silent.clone() };
+        assert!(other.take_gone("b").is_empty(), "a is lower");
+        assert_eq!(fleet.take_gone("a")[0].started, 2);
     }
 
     #[test]

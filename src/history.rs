@@ -302,7 +302,7 @@ fn join<'a>(events: impl Iterator<Item = &'a Remembered> + Clone) -> Bytes {
 
 /// The ids of the window, as 64-bit hashes with a key of this process: a quarter of the memory,
 /// and nobody outside can make two ids collide.
-struct Seen {
+pub struct Seen {
     most: usize,
     key: RandomState,
     hashes: HashSet<u64>,
@@ -310,11 +310,12 @@ struct Seen {
 }
 
 impl Seen {
-    fn new(most: usize) -> Self {
+    pub fn new(most: usize) -> Self {
         Self { most, key: RandomState::new(), hashes: HashSet::new(), by_age: VecDeque::new() }
     }
 
-    fn insert(&mut self, id: &str, oldest: i64) -> bool {
+    /// False when it was there before; forgets what was put in before `oldest` (µs).
+    pub fn insert(&mut self, id: &str, oldest: i64) -> bool {
         while self.by_age.front().is_some_and(|(at, _)| *at < oldest) || self.by_age.len() >= self.most {
             let Some((_, hash)) = self.by_age.pop_front() else { break };
             self.hashes.remove(&hash);
@@ -325,6 +326,10 @@ impl Seen {
             self.by_age.push_back((clock::now_micros(), hash));
         }
         new
+    }
+
+    pub fn contains(&self, id: &str) -> bool {
+        self.hashes.contains(&self.key.hash_one(id))
     }
 }
 

@@ -52,6 +52,11 @@ impl Identity {
         Ok(Self { instance: instance.into(), region: region.into(), on_fly: env.fly_app_name.is_some() })
     }
 
+    /// Whether a VM could be called so.
+    pub fn is_instance(id: &str) -> bool {
+        (1..=MAX_ID).contains(&id.len()) && pubsub::check_characters("", id).is_ok()
+    }
+
     pub fn instance(&self) -> &Arc<str> {
         &self.instance
     }

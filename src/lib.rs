@@ -20,11 +20,13 @@ pub mod path;
 pub mod publishing;
 
 pub mod channel;
+pub mod connections;
 pub mod cursor;
 pub mod fleet;
 pub mod history;
 pub mod hub;
 pub mod ledger;
+pub mod lifecycle;
 pub mod relay;
 
 pub mod frame;

@@ -39,6 +39,7 @@ pub struct Metrics {
     pub lost: Counter,
     pub seeks: Counter,
     pub publish_errors: Counter,
+    pub lifecycle_lost: Counter,
     pub round_trip: Histogram,
     publish_seconds: Histogram,
     received: Family<Type, Counter>,
@@ -73,6 +74,7 @@ impl Metrics {
             lost: Counter::default(),
             seeks: Counter::default(),
             publish_errors: Counter::default(),
+            lifecycle_lost: Counter::default(),
             round_trip: seconds(),
             publish_seconds: seconds(),
             received: Family::default(),
@@ -100,6 +102,11 @@ impl Metrics {
             "publish_errors",
             "Messages that the topic did not take",
             metrics.publish_errors.clone(),
+        );
+        registry.register(
+            "lifecycle_lost",
+            "Connects and disconnects that could not be told",
+            metrics.lifecycle_lost.clone(),
         );
         registry.register_with_unit(
             "publish_duration",

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::select;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -73,11 +73,9 @@ impl Publishing {
     /// Puts `event` on the bus, with the next number of this process. `done` hears whether the bus
     /// has it for certain.
     pub fn publish(&self, mut event: Event, done: impl FnOnce(Result<(), BusError>) + Send + 'static) {
-        let room = Arc::clone(&self.0.events).try_acquire_owned();
-        let size = u32::try_from(event.data.get().len()).unwrap_or(u32::MAX);
-        let bytes = Arc::clone(&self.0.bytes).try_acquire_many_owned(size);
-        let (Ok(room), Ok(bytes)) = (room, bytes) else {
-            return done(Err(BusError("too much is waiting for the topic already".into())));
+        let room = match self.room(event.data.get().len()) {
+            Ok(room) => room,
+            Err(full) => return done(Err(full)),
         };
         event.sequence = self.numbers().next();
         let number = event.sequence.number;
@@ -88,9 +86,32 @@ impl Publishing {
         self.0.tasks.spawn(async move {
             let confirmed = publishing.try_until_confirmed(first, message).await;
             publishing.numbers().settle(number, confirmed.is_ok());
-            drop((room, bytes));
+            drop(room);
             done(confirmed);
         });
+    }
+
+    /// Puts on the bus what has no number and is for one VM, with the same care.
+    pub fn send(&self, message: Message, done: impl FnOnce(Result<(), BusError>) + Send + 'static) {
+        let room = match self.room(message.data.len()) {
+            Ok(room) => room,
+            Err(full) => return done(Err(full)),
+        };
+        let first = self.0.bus.publish(message.clone());
+        let publishing = self.clone();
+        self.0.tasks.spawn(async move {
+            let confirmed = publishing.try_until_confirmed(first, message).await;
+            drop(room);
+            done(confirmed);
+        });
+    }
+
+    fn room(&self, bytes: usize) -> Result<[OwnedSemaphorePermit; 2], BusError> {
+        let full = |_| BusError("too much is waiting for the topic already".into());
+        let room = Arc::clone(&self.0.events).try_acquire_owned().map_err(full)?;
+        let size = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let bytes = Arc::clone(&self.0.bytes).try_acquire_many_owned(size).map_err(full)?;
+        Ok([room, bytes])
     }
 
     async fn try_until_confirmed(

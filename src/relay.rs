@@ -13,11 +13,12 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
-use crate::auth::Visitor;
+use crate::auth::{Backend, Visitor};
 use crate::bus::{Bus, BusError, Delivery};
 use crate::channel::{BadName, Channel};
 use crate::clock::{self, micros};
 use crate::config::Config;
+use crate::connections::{Connections, Found};
 use crate::cursor::{BadCursor, Cursor, OVERLAP};
 use crate::event::{Beacon, Event, Heard, Kind, Origin, Sequence, Told};
 use crate::fleet::{Change, Fleet};
@@ -26,13 +27,14 @@ use crate::history::{CatchUp, History, Hole, Missing};
 use crate::hub::{Hub, Outbox};
 use crate::identity::Identity;
 use crate::ledger::{Ledger, Overdue};
+use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::publishing::Publishing;
 use crate::wire::request::{Body, Request};
 use crate::wire::{Close, CloseCode, ErrorCode, reply};
 
 /// When a client may try again what the topic did not take.
-const RETRY_AFTER: Duration = Duration::from_secs(2);
+pub const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// Fleet frames a second that a VM may spend on figures; membership is told at once.
 const FLEET_FRAMES: usize = 1_000;
@@ -49,6 +51,10 @@ pub struct Relay {
     pub metrics: Metrics,
     pub bus: Bus,
     pub publishing: Publishing,
+    /// Who may use the backend's routes.
+    pub backend: Backend,
+    pub connections: Connections,
+    pub lifecycle: Lifecycle,
     // A std mutex: held for one pass over plain data, never over an await.
     state: Mutex<State>,
 }
@@ -83,10 +89,21 @@ pub struct Member {
 
 impl Relay {
     pub fn new(config: Config, bus: Bus) -> Self {
+        let publishing = Publishing::new(bus.clone(), config.history.age);
+        let metrics = Metrics::new(config.identity.clone());
+        let lifecycle = Lifecycle::new(
+            config.lifecycle_topic.as_deref(),
+            &config.identity,
+            publishing.settled().started,
+            metrics.lifecycle_lost.clone(),
+        );
         Self {
             health: Health::default(),
-            metrics: Metrics::new(config.identity.clone()),
-            publishing: Publishing::new(bus.clone(), config.history.age),
+            metrics,
+            backend: Backend::new(config.api_keys.clone(), config.limits.api),
+            lifecycle,
+            connections: Connections::new(config.identity.clone(), publishing.clone()),
+            publishing,
             bus,
             state: Mutex::new(State {
                 history: History::new(config.history),
@@ -231,6 +248,10 @@ impl Relay {
                     refuse(member, ErrorCode::NotFound, &why, id.as_deref());
                 }
             }
+            Ok(Request { id, body: Body::Direct { target, data } }) => {
+                self.metrics.received("direct");
+                self.direct(member, &target, data, id);
+            }
             Err(invalid) => {
                 self.metrics.received("invalid");
                 refuse(member, invalid.code, &invalid.message, invalid.id.as_deref());
@@ -322,6 +343,11 @@ impl Relay {
                 self.note(&beacon, at);
                 heard = Some(beacon);
             }
+            Ok(Told::Ask(ask)) => {
+                let found = self.find(&ask.client_id);
+                self.connections.asked(ask, at, found);
+            }
+            Ok(Told::Answer(answer)) => self.connections.answered(answer),
             Err(error) => {
                 self.metrics.undecodable.inc();
                 debug!(%error, "a message on the topic that this version does not know");
@@ -415,6 +441,9 @@ impl Relay {
             state.fleet_news = Change::Members;
             self.metrics.fleet.set(state.fleet.len() as i64);
         }
+        for gone in state.fleet.take_gone(self.identity().instance()) {
+            self.lifecycle.gone(&gone);
+        }
         let figures_spacing = FLEET_SPACING.mul_f64((state.hub.len() as f64 / FLEET_FRAMES as f64).max(1.0));
         let spacing = match state.fleet_news {
             Change::Nothing => return,
@@ -443,6 +472,14 @@ impl Relay {
                 sleep(STEP).await;
             }
         }
+    }
+
+    /// One of this VM's own connections.
+    pub fn find(&self, client_id: &str) -> Option<Found> {
+        let state = self.state();
+        let outbox = Arc::clone(state.hub.outbox(client_id)?);
+        let channels = state.hub.channels(client_id).to_vec();
+        Some(Found { outbox, channels })
     }
 
     pub fn clients(&self) -> usize {

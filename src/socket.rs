@@ -23,6 +23,7 @@ use tracing::debug;
 
 use crate::frame::Frame;
 use crate::hub::Batch;
+use crate::lifecycle::Presence;
 use crate::relay::Member;
 use crate::wire::{Close, CloseCode, ErrorCode, reply, request};
 
@@ -61,6 +62,7 @@ pub async fn serve(
     stream: TcpStream,
     early: Vec<u8>,
     member: Member,
+    presence: Option<Presence>,
     greeting: Vec<Bytes>,
     flooded: impl FnOnce(),
 ) {
@@ -72,6 +74,9 @@ pub async fn serve(
     };
     debug!(client_id = %socket.member.client_id, reason, "socket ended");
     socket.member.relay.metrics.closed(reason);
+    if let Some(presence) = presence {
+        presence.ended(reason);
+    }
     if let End::Close(close, rest) = end {
         if close.code == CloseCode::Flooding {
             flooded();
@@ -210,9 +215,9 @@ impl Socket {
     /// Writes what came out of the outbox, and gives its room back.
     async fn write_counted(&mut self, batch: Batch) -> Result<(), End> {
         let (frames, bytes) = (batch.len(), batch.remaining());
-        let written = self.write(batch).await;
+        self.write(batch).await?;
         self.member.outbox.written(frames, bytes);
-        written
+        Ok(())
     }
 
     /// Writes all of `batch`, joined. A client that does not read is waited for until its outbox

@@ -16,7 +16,7 @@ use crate::bus::memory::Topic;
 use crate::bus::pubsub::PubSub;
 use crate::config::{BusConfig, Config, ConfigError};
 use crate::relay::Relay;
-use crate::{http, path};
+use crate::{http, lifecycle, path};
 
 /// Files open beside the sockets: connections that are none yet, those to Google, and the rest.
 pub const OTHER_FILES: usize = http::MAX_CONNECTIONS + 128;
@@ -33,6 +33,9 @@ const CLOSING_EACH: Duration = Duration::from_micros(200);
 
 /// For the sockets to hear that they are closed.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// For the backend to hear of the last disconnects.
+const LAST_REPORTS: Duration = Duration::from_millis(500);
 
 /// Clients come back within this, each at a time of its own.
 const SPREAD: Duration = Duration::from_secs(5);
@@ -69,6 +72,9 @@ pub async fn run(
 
     let routes = http::routes(Arc::clone(&relay), sockets.clone());
     let mut server = tokio::spawn(http::serve(listener, routes, serving.clone()));
+    let reporting = CancellationToken::new();
+    let reports = lifecycle::keep(relay.lifecycle.clone(), relay.bus.clone(), reporting.clone());
+    let reports = tokio::spawn(reports);
     let mut path = tokio::spawn(path::keep(Arc::clone(&relay), relaying.clone()));
 
     let ended = select! {
@@ -90,6 +96,10 @@ pub async fn run(
     sockets.close();
     if timeout(LAST_WORDS, sockets.wait()).await.is_err() {
         info!(sockets = sockets.len(), "sockets that did not answer the close are dropped");
+    }
+    reporting.cancel();
+    if timeout(LAST_REPORTS, reports).await.is_err() {
+        warn!("not all of the last disconnects could be told to the backend");
     }
     serving.cancel();
     if !server.is_finished() {

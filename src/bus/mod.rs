@@ -21,6 +21,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::Either;
 
+pub use self::pubsub::Outlet;
+
 /// A VM's access to the topic. Cheap to clone.
 #[derive(Clone)]
 pub enum Bus {
@@ -157,6 +159,17 @@ impl Bus {
             Self::PubSub(bus) => Either::Right(Either::Left(bus.publish(message))),
             #[cfg(test)]
             Self::Stormy(bus) => Either::Right(Either::Right(bus.publish(message))),
+        }
+    }
+
+    /// A further topic of the same service, made where it is missing.
+    ///
+    /// # Errors
+    /// The service can't be reached, or the bus has no other topics.
+    pub async fn outlet(&self, topic: &str) -> Result<Outlet, BusError> {
+        match self {
+            Self::PubSub(bus) => bus.outlet(topic).await,
+            _ => Err(BusError("this bus has no other topics".into())),
         }
     }
 

@@ -9,8 +9,6 @@ use super::server::Peer;
 
 /// The client's address: as Fly's proxy tells it, on Fly only; else the peer's; or who a trusted proxy
 /// says was in front of it.
-///
-/// An IPv6 client has a /64 at least, so that much counts as one.
 pub fn client(peer: Peer, headers: &HeaderMap, on_fly: bool, proxies: &[IpNet]) -> IpAddr {
     let fly = headers.get("fly-client-ip").filter(|_| on_fly);
     let fly = fly.and_then(|value| value.to_str().ok()?.trim().parse().ok());
@@ -23,6 +21,11 @@ pub fn client(peer: Peer, headers: &HeaderMap, on_fly: bool, proxies: &[IpNet]) 
         let Some(next) = told.next().and_then(|hop| parse(hop.trim())) else { break };
         address = next.to_canonical();
     }
+    address
+}
+
+/// What limits count as one: an IPv6 client has a /64 at least.
+pub fn group(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();
@@ -45,7 +48,7 @@ mod tests {
     fn told(peer: &str, header: &str, on_fly: bool) -> String {
         let mut headers = HeaderMap::new();
         headers.insert("fly-client-ip", header.parse().unwrap());
-        client(Peer(peer.parse().unwrap()), &headers, on_fly, &[]).to_string()
+        group(client(Peer(peer.parse().unwrap()), &headers, on_fly, &[])).to_string()
     }
 
     /// Behind proxies of 10.0.0.0/8 and 2001:db8:ffff::/48.
@@ -53,7 +56,7 @@ mod tests {
         let proxies = ["10.0.0.0/8", "2001:db8:ffff::/48"].map(|network| network.parse().unwrap());
         let headers =
             lines.iter().map(|line| (HeaderName::from_static("x-forwarded-for"), line.parse().unwrap()));
-        client(Peer(peer.parse().unwrap()), &headers.collect(), false, &proxies).to_string()
+        group(client(Peer(peer.parse().unwrap()), &headers.collect(), false, &proxies)).to_string()
     }
 
     #[test]

@@ -2,6 +2,9 @@
 
 mod address;
 mod admission;
+mod api;
+mod api_key;
+mod connections;
 mod page;
 mod server;
 mod status;
@@ -32,9 +35,14 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 /// All routes. `sockets` tracks what upgrades leave running.
 pub fn routes(relay: Arc<Relay>, sockets: TaskTracker) -> BoxedFilter<(impl Reply,)> {
     let upgrade = upgrade::route(Arc::clone(&relay), sockets);
-    let status = status::routes(relay);
+    let status = status::routes(Arc::clone(&relay));
+    let connections = connections::routes(Arc::clone(&relay));
     upgrade
         .or(status)
+        .unify()
+        .or(connections)
+        .unify()
+        .or(api::routes(relay))
         .unify()
         .or(page::routes())
         .unify()
@@ -90,8 +98,14 @@ pub fn refuse_api(metrics: &Metrics, refusal: ApiRefusal) -> Response {
 
 /// What no route took.
 async fn refuse(rejection: Rejection) -> Result<Response, Infallible> {
+    let too_large = rejection.find::<warp::reject::PayloadTooLarge>().is_some();
+    let no_length = rejection.find::<warp::reject::LengthRequired>().is_some();
     let method = rejection.find::<warp::reject::MethodNotAllowed>().is_some();
-    Ok(if method {
+    Ok(if too_large {
+        error(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::TooLarge, "the body is too large")
+    } else if no_length {
+        error(StatusCode::LENGTH_REQUIRED, ErrorCode::InvalidField, "Content-Length: missing")
+    } else if method {
         error(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::NotFound, "this route does not take that method")
     } else {
         error(StatusCode::NOT_FOUND, ErrorCode::NotFound, "no such page; the app is at /, its socket at /ws")

@@ -85,8 +85,8 @@ fn accept(
     if !phase.takes_sockets() {
         return Err(later("not_ready", StatusCode::SERVICE_UNAVAILABLE, &phase.text(), 1));
     }
-    let address = address::client(peer, headers, relay.identity().on_fly(), &relay.config.trusted_proxies);
-    let place = admission.admit(address).map_err(|refusal| match refusal {
+    let ip = address::client(peer, headers, relay.identity().on_fly(), &relay.config.trusted_proxies);
+    let place = admission.admit(address::group(ip)).map_err(|refusal| match refusal {
         Refusal::Full => later("full", StatusCode::SERVICE_UNAVAILABLE, "this VM is full", 5),
         Refusal::TooMany => later(
             "address_connections",
@@ -120,6 +120,7 @@ fn accept(
                 let channels: Vec<_> = own.as_deref().into_iter().chain(channels).collect();
                 let (member, greeting) = relay.join(query.since.as_deref(), &channels, visitor);
                 debug!(client_id = %member.client_id, "socket opened");
+                let presence = relay.lifecycle.opened(&member.client_id, ip);
                 if !relay.health.phase().takes_sockets() {
                     // The VM began to leave between the answer and now.
                     member.outbox.close(Close::come_back(CloseCode::Restart, 1_000));
@@ -128,7 +129,7 @@ fn accept(
                 let early = parts.read_buf.to_vec();
                 drop(parts.read_buf);
                 let flooded = || place.flooded();
-                socket::serve(parts.io.into_inner(), early, member, greeting, flooded).await;
+                socket::serve(parts.io.into_inner(), early, member, presence, greeting, flooded).await;
             }
             Err(_) => debug!("an upgraded connection that is not TCP"),
         }

@@ -8,7 +8,7 @@ mod outbox;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-pub use self::outbox::{Batch, Outbox};
+pub use self::outbox::{Batch, Notice, Outbox};
 use crate::channel::Channel;
 use crate::frame::Frame;
 
@@ -72,6 +72,10 @@ impl Hub {
     /// The channels of a socket.
     pub fn channels(&self, client_id: &str) -> &[Channel] {
         self.sockets.get(client_id).map_or(&[], |socket| &socket.channels)
+    }
+
+    pub fn outbox(&self, client_id: &str) -> Option<&Arc<Outbox>> {
+        self.sockets.get(client_id).map(|socket| &socket.outbox)
     }
 
     pub fn len(&self) -> usize {

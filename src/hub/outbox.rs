@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::clock;
 use crate::frame::Frame;
@@ -25,7 +25,12 @@ pub struct Outbox {
     /// Something waits. One permit is enough: the taker takes all.
     changed: Notify,
     limit: usize,
+    /// When the socket came, in ms since the epoch.
+    pub opened_at: i64,
 }
+
+/// Becomes true when a frame is written; dropped before, it never will be.
+pub type Notice = watch::Sender<bool>;
 
 #[derive(Default)]
 struct State {
@@ -33,28 +38,45 @@ struct State {
     /// Of `frames` and of what was taken but is not written yet.
     bytes: usize,
     close: Option<Close>,
+    /// Few frames have somebody who waits for them.
+    notices: Option<Box<Notices>>,
+}
+
+#[derive(Default)]
+struct Notices {
+    waiting: Vec<Notice>,
+    taken: Vec<Notice>,
 }
 
 impl Outbox {
     pub fn new(limit: usize) -> Self {
-        Self { state: Mutex::default(), changed: Notify::new(), limit }
+        Self { state: Mutex::default(), changed: Notify::new(), limit, opened_at: clock::now_millis() }
     }
 
     /// Adds a frame; false when the socket is being closed, or is now, being too far behind.
     pub fn push(&self, frame: Frame) -> bool {
+        self.push_with(frame, None)
+    }
+
+    /// The same, for one who wants to know when it is written.
+    pub fn push_noticed(&self, frame: Frame, written: Notice) -> bool {
+        self.push_with(frame, Some(written))
+    }
+
+    fn push_with(&self, frame: Frame, written: Option<Notice>) -> bool {
         let bytes = frame.into_bytes();
         let size = bytes.len() + OVERHEAD;
-        self.add(size, [bytes])
+        self.add(size, [bytes], written)
     }
 
     /// Adds one frame that is in parts. However long it is, it is taken when nothing else waits:
     /// what a channel holds is not the reader's fault.
     pub fn push_parts(&self, parts: Vec<Bytes>) -> bool {
         let size: usize = parts.iter().map(|part| part.len() + OVERHEAD).sum();
-        self.add(size.min(self.limit / 2), parts)
+        self.add(size.min(self.limit / 2), parts, None)
     }
 
-    fn add(&self, size: usize, parts: impl IntoIterator<Item = Bytes>) -> bool {
+    fn add(&self, size: usize, parts: impl IntoIterator<Item = Bytes>, written: Option<Notice>) -> bool {
         let mut state = self.state();
         if state.close.is_some() {
             return false;
@@ -63,8 +85,14 @@ impl Outbox {
         let fits = state.bytes <= self.limit;
         if fits {
             state.frames.extend(parts);
+            if let Some(notice) = written {
+                state.notices.get_or_insert_default().waiting.push(notice);
+            }
         } else {
             state.frames = VecDeque::new();
+            if let Some(notices) = &mut state.notices {
+                notices.waiting.clear();
+            }
             let wait = SLOW_RETRY / 2 + clock::random_part(SLOW_RETRY / 2);
             state.close = Some(Close::come_back(CloseCode::SlowConsumer, wait.as_millis()));
         }
@@ -88,6 +116,10 @@ impl Outbox {
             {
                 let mut state = self.state();
                 if !state.frames.is_empty() {
+                    if let Some(notices) = &mut state.notices {
+                        let Notices { waiting, taken } = &mut **notices;
+                        taken.append(waiting);
+                    }
                     // The queue's memory goes with its frames: an idle socket holds none.
                     return Ok(Batch { chunks: mem::take(&mut state.frames) });
                 }
@@ -109,10 +141,18 @@ impl Outbox {
         }
     }
 
-    /// Gives back the room of `bytes` in `frames` taken before.
+    /// Gives back the room of `bytes` in `frames` taken before, all that was taken.
     pub fn written(&self, frames: usize, bytes: usize) {
         let mut state = self.state();
         state.bytes = state.bytes.saturating_sub(bytes + frames * OVERHEAD);
+        if let Some(notices) = &mut state.notices {
+            for notice in notices.taken.drain(..) {
+                notice.send_replace(true);
+            }
+            if notices.waiting.is_empty() {
+                state.notices = None;
+            }
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -201,6 +241,22 @@ mod tests {
         assert_eq!(outbox.take().await.unwrap().len(), 1);
         assert_eq!(outbox.take().await.unwrap_err().reason, "first");
         assert_eq!(outbox.closing().await.reason, "first");
+    }
+
+    #[tokio::test]
+    async fn a_notice_comes_with_the_write_and_not_before() {
+        let outbox = Outbox::new(1_000);
+        let [first, second] = [(); 2].map(|()| watch::Sender::new(false));
+        let (mut told_first, mut told_second) = (first.subscribe(), second.subscribe());
+        outbox.push_noticed(Frame::text(b"1"), first);
+        let batch = outbox.take().await.unwrap();
+        outbox.push_noticed(Frame::text(b"2"), second);
+        assert!(!*told_first.borrow());
+        outbox.written(batch.len(), batch.remaining());
+        assert!(*told_first.borrow_and_update() && !*told_second.borrow());
+        drop(outbox);
+        assert!(told_first.wait_for(|written| *written).await.is_ok());
+        assert!(told_second.wait_for(|written| *written).await.is_err());
     }
 
     #[test]

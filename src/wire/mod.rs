@@ -20,6 +20,7 @@ pub enum ErrorCode {
     RateLimited,
     Forbidden,
     NotFound,
+    TooLarge,
     Unavailable,
 }
 
@@ -32,19 +33,22 @@ pub enum CloseCode {
     NotUtf8,
     Flooding,
     Expired,
+    /// The app does not want it any longer.
+    Dismissed,
     TooLarge,
     Restart,
     SlowConsumer,
 }
 
 impl CloseCode {
+    /// As it stands in the frame.
     pub fn number(self) -> u16 {
         match self {
             Self::Idle => 1001,
             Self::Protocol => 1002,
             Self::Binary => 1003,
             Self::NotUtf8 => 1007,
-            Self::Flooding | Self::Expired => 1008,
+            Self::Flooding | Self::Expired | Self::Dismissed => 1008,
             Self::TooLarge => 1009,
             Self::Restart => 1012,
             Self::SlowConsumer => 1013,
@@ -60,6 +64,7 @@ impl CloseCode {
             Self::NotUtf8 => "not_utf8",
             Self::Flooding => "flooding",
             Self::Expired => "expired",
+            Self::Dismissed => "dismissed",
             Self::TooLarge => "too_large",
             Self::Restart => "restart",
             Self::SlowConsumer => "slow_consumer",

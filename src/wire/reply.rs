@@ -10,7 +10,7 @@ use super::ErrorCode;
 use super::request::ALIEN_LANDING;
 use crate::channel::Channel;
 use crate::cursor::Cursor;
-use crate::event::{Event, Kind, Origin};
+use crate::event::{Event, Kind, Letter, Origin};
 use crate::fleet::Fleet;
 use crate::frame::{Frame, text_of_parts};
 use crate::history::{CatchUp, Hole, Missing};
@@ -139,6 +139,18 @@ pub fn event(event: &Event, cursor: Cursor) -> Frame {
         message: (event.kind == Kind::Alert).then_some(ALIEN_LANDING),
         region_code: (!is_app).then_some(&event.origin.region),
     })
+}
+
+/// A message to one connection, as that hears it.
+pub fn direct(letter: &Letter) -> Frame {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Direct<'a> {
+        r#type: &'a str,
+        #[serde(flatten)]
+        letter: &'a Letter,
+    }
+    text(&Direct { r#type: "direct", letter })
 }
 
 /// Who is alive.

@@ -7,6 +7,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::ErrorCode;
 use crate::channel::Channel;
+use crate::connections::ClientId;
 use crate::event::Kind;
 
 /// The article's page names its alert so, without a `type`.
@@ -50,6 +51,11 @@ pub enum Body {
         channel: Option<Channel>,
         data: Box<RawValue>,
     },
+    /// To one connection.
+    Direct {
+        target: ClientId,
+        data: Box<RawValue>,
+    },
     /// `since` is checked when it is used: a bad one is no reason not to join.
     Subscribe {
         channel: Channel,
@@ -79,6 +85,8 @@ struct Fields<'a> {
     data: Option<&'a RawValue>,
     #[serde(borrow)]
     channel: Option<&'a RawValue>,
+    #[serde(borrow, rename = "targetId")]
+    target: Option<&'a RawValue>,
     #[serde(borrow)]
     since: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -146,8 +154,14 @@ fn body(fields: &Fields<'_>) -> Result<Body, Invalid> {
         "alert" => Ok(Body::Publish { kind: Kind::Alert, channel: None, data: landing(fields.data)? }),
         "broadcast" => {
             let channel = fields.channel.filter(|raw| !is_null(raw)).map(channel).transpose()?;
-            let data = fields.data.map_or_else(|| RawValue::NULL.to_owned(), ToOwned::to_owned);
-            Ok(Body::Publish { kind: Kind::Broadcast, channel, data })
+            Ok(Body::Publish { kind: Kind::Broadcast, channel, data: any(fields.data) })
+        }
+        "direct" => {
+            let target = fields.target.and_then(read::<String>).and_then(|id| ClientId::parse(&id));
+            let target = target.ok_or_else(|| {
+                invalid(ErrorCode::InvalidField, "targetId: expected a clientId, as \"connected\" tells it")
+            })?;
+            Ok(Body::Direct { target, data: any(fields.data) })
         }
         "subscribe" => {
             let since = fields.since.filter(|raw| !is_null(raw)).map(|raw| read(raw).unwrap_or_default());
@@ -157,11 +171,15 @@ fn body(fields: &Fields<'_>) -> Result<Body, Invalid> {
         other => {
             let shown: String = other.chars().take(40).collect();
             let message = format!(
-                "type: {shown:?} is unknown, expected alert, broadcast, subscribe, unsubscribe or ping"
+                "type: {shown:?} is unknown, expected alert, broadcast, direct, subscribe, unsubscribe or ping"
             );
             Err(invalid(ErrorCode::UnknownType, message))
         }
     }
+}
+
+fn any(data: Option<&RawValue>) -> Box<RawValue> {
+    data.map_or_else(|| RawValue::NULL.to_owned(), ToOwned::to_owned)
 }
 
 fn required_channel(fields: &Fields<'_>) -> Result<Channel, Invalid> {
@@ -192,8 +210,7 @@ pub fn app_event(json: &str) -> Result<(Kind, Box<RawValue>), Invalid> {
         );
         return Err(invalid(ErrorCode::InvalidField, message));
     }
-    let data = fields.data.map_or_else(|| RawValue::NULL.to_owned(), ToOwned::to_owned);
-    Ok((Kind::App(name), data))
+    Ok((Kind::App(name), any(fields.data)))
 }
 
 /// An id that came by another way than a message, checked alike.
@@ -339,6 +356,8 @@ mod tests {
             (r#"{"type":"alert","data":{"place":7}}"#, ErrorCode::InvalidField, "data.place"),
             (&long("place", 121), ErrorCode::InvalidField, "data.place"),
             (&long("note", 501), ErrorCode::InvalidField, "data.note"),
+            (r#"{"type":"direct","data":1}"#, ErrorCode::InvalidField, "targetId"),
+            (r#"{"type":"direct","targetId":"b@a"}"#, ErrorCode::InvalidField, "targetId"),
             (r#"{"type":"broadcast","channel":"a b"}"#, ErrorCode::InvalidField, "channel"),
             (r#"{"type":"subscribe"}"#, ErrorCode::InvalidField, "channel"),
             (r#"{"type":"unsubscribe","channel":7}"#, ErrorCode::InvalidField, "channel"),

@@ -54,6 +54,8 @@ async fn each_bad_variable_is_named_with_what_is_accepted() {
         ("API_BURST", "0", "1 to"),
         ("ALLOWED_ORIGINS", "example.com", "https://"),
         ("TRUSTED_PROXY", "0.0.0.0/0", "10.0.0.0/8"),
+        ("LIFECYCLE_TOPIC", "1st", "letter first"),
+        ("LIFECYCLE_TOPIC", "life", "Pub/Sub"),
         ("GOOGLE_CLOUD_PROJECT", "My Project", "project id"),
         ("PUBSUB_EMULATOR_HOST", "localhost", "host:port"),
         ("GOOGLE_APPLICATION_CREDENTIALS", "/no/such/key.json", "readable file"),

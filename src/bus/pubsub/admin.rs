@@ -35,7 +35,7 @@ impl PubSub {
     pub(super) async fn make_subscription(&self) -> Result<(), BusError> {
         let mut created = self.create_subscription().await;
         if matches!(&created, Err(failure) if failure.is(Code::NotFound)) {
-            self.create_topic().await?;
+            self.create_topic(&self.0.topic, Some(self.retention())).await?;
             created = self.create_subscription().await;
         } else if created.is_ok() {
             let bus = self.clone();
@@ -90,20 +90,21 @@ impl PubSub {
         Ok(())
     }
 
-    async fn create_topic(&self) -> Result<(), BusError> {
-        let inner = &self.0;
-        let request = inner
+    /// Creates a topic where it is missing, to keep its messages for so long.
+    pub(super) async fn create_topic(&self, name: &str, retention: Option<Duration>) -> Result<(), BusError> {
+        let request = self
+            .0
             .topics
             .create_topic()
-            .set_name(&inner.topic)
+            .set_name(name)
             .set_labels([("app", "alien-alert")])
-            .set_message_retention_duration(duration(self.retention()));
+            .set_or_clear_message_retention_duration(retention.map(duration));
         match call(request.send()).await {
             Ok(_) => {
-                info!(topic = inner.topic, "topic created");
+                info!(topic = name, "topic created");
                 Ok(())
             }
-            // Another VM was faster.
+            // It was there, or another VM was faster.
             Err(failure) if failure.is(Code::AlreadyExists) => Ok(()),
             Err(failure) => Err(failure.of("creating the topic")),
         }

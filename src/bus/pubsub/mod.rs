@@ -7,6 +7,7 @@
 mod admin;
 mod credentials;
 mod names;
+mod outlet;
 
 use std::future::Future;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -16,6 +17,7 @@ use google_cloud_auth::credentials::Credentials as GoogleCredentials;
 use google_cloud_gax::retry_policy::{NeverRetry, RetryPolicyExt as _};
 use google_cloud_pubsub::client::{Publisher, Subscriber, SubscriptionAdmin, TopicAdmin};
 use google_cloud_pubsub::model;
+use google_cloud_pubsub::publisher::PublishFuture;
 use google_cloud_pubsub::subscriber::MessageStream;
 use google_cloud_pubsub::subscriber::ShutdownBehavior;
 use google_cloud_pubsub::subscriber::handler::Handler;
@@ -23,6 +25,7 @@ use tracing::warn;
 
 pub use self::credentials::Credentials;
 pub use self::names::{check_characters, check_project, check_resource_name};
+pub use self::outlet::Outlet;
 use super::{BusError, Delivery, Join, Message};
 use crate::config::ConfigError;
 use crate::identity::Identity;
@@ -86,7 +89,7 @@ impl PubSub {
         let (topics, subscriptions, publisher) = tokio::join!(
             tokio::spawn(topics.build()),
             tokio::spawn(subscriptions.build()),
-            tokio::spawn(publisher(topic.clone(), endpoint.clone(), credentials.clone())),
+            tokio::spawn(publisher(topic.clone(), endpoint.clone(), credentials.clone(), Duration::ZERO)),
         );
         let (topics, subscriptions, publisher) = (
             topics.map_err(|error| unusable(&error))?.map_err(|error| unusable(&error))?,
@@ -118,7 +121,8 @@ impl PubSub {
     pub(super) async fn join(&self, how: Join, since: i64) -> Result<Inbox, BusError> {
         if how == Join::Afresh {
             let inner = &self.0;
-            let fresh = publisher(inner.topic.clone(), inner.endpoint.clone(), inner.credentials.clone());
+            let (topic, endpoint) = (inner.topic.clone(), inner.endpoint.clone());
+            let fresh = publisher(topic, endpoint, inner.credentials.clone(), Duration::ZERO);
             let fresh = fresh.await.map_err(|error| BusError(format!("connecting anew: {error}")))?;
             *self.0.publisher.write().unwrap_or_else(PoisonError::into_inner) = fresh;
             // The old stream may still be taking messages, into a connection that nobody reads.
@@ -156,13 +160,7 @@ impl PubSub {
             outgoing = outgoing.set_attributes([(TO, to)]);
         }
         let publisher = self.0.publisher.read().unwrap_or_else(PoisonError::into_inner);
-        let confirmed = publisher.publish(outgoing);
-        async move {
-            match confirmed.await {
-                Ok(_message_id) => Ok(()),
-                Err(error) => Err(BusError(format!("publishing: {error}"))),
-            }
-        }
+        confirmation(publisher.publish(outgoing))
     }
 
     pub(super) async fn leave(&self) -> Result<(), BusError> {
@@ -170,15 +168,21 @@ impl PubSub {
     }
 }
 
+async fn confirmation(published: PublishFuture) -> Result<(), BusError> {
+    published.await.map(drop).map_err(|error| BusError(format!("publishing: {error}")))
+}
+
+/// One that sends what comes within `together` at once.
 async fn publisher(
     topic: String,
     endpoint: Option<String>,
     credentials: GoogleCredentials,
+    together: Duration,
 ) -> google_cloud_gax::client_builder::Result<Publisher> {
     let mut publisher = Publisher::builder(topic)
         .with_credentials(credentials)
-        // Send at once; what comes within the same turn of the timer still goes together.
-        .set_delay_threshold(Duration::ZERO)
+        // Zero sends at once; what comes within the same turn of the timer still goes together.
+        .set_delay_threshold(together)
         .with_retry_policy(NeverRetry.with_time_limit(PUBLISH_TRY));
     if let Some(endpoint) = endpoint {
         publisher = publisher.with_endpoint(endpoint);

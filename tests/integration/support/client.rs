@@ -89,6 +89,12 @@ impl Client {
         }
     }
 
+    /// Closes from this side, and waits for the end.
+    pub async fn closed_by_us(mut self) {
+        self.socket.close(None).await.unwrap();
+        closed(&mut self.socket).await;
+    }
+
     /// Reads to the end; the close code, if a close came.
     pub async fn closed(mut self) -> Option<(u16, String)> {
         closed(&mut self.socket).await

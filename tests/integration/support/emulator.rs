@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde_json::{Value, json};
 
 use super::http::{self, get};
@@ -68,6 +69,32 @@ impl Emulator {
     pub async fn create_topic(&self, name: &str) {
         let path = format!("/v1/projects/{PROJECT}/topics/{name}");
         assert_eq!(http::request(self.port, "PUT", &path, &[], "{}").await.unwrap().status, 200);
+    }
+
+    /// Subscribes to a topic, as a backend would.
+    pub async fn subscribe(&self, name: &str, topic: &str) {
+        let path = format!("/v1/projects/{PROJECT}/subscriptions/{name}");
+        let body = json!({"topic": format!("projects/{PROJECT}/topics/{topic}")}).to_string();
+        assert_eq!(http::request(self.port, "PUT", &path, &[], &body).await.unwrap().status, 200);
+    }
+
+    /// What a subscription holds now: each message's `event` attribute and its JSON.
+    pub async fn pull(&self, name: &str) -> Vec<(Value, Value)> {
+        let path = format!("/v1/projects/{PROJECT}/subscriptions/{name}");
+        let body = json!({"maxMessages": 1000, "returnImmediately": true}).to_string();
+        let pulled = http::request(self.port, "POST", &format!("{path}:pull"), &[], &body).await.unwrap();
+        let received = pulled.json()["receivedMessages"].as_array().cloned().unwrap_or_default();
+        let ids: Vec<_> = received.iter().map(|one| &one["ackId"]).collect();
+        if !ids.is_empty() {
+            let body = json!({"ackIds": ids}).to_string();
+            let acked = http::request(self.port, "POST", &format!("{path}:acknowledge"), &[], &body).await;
+            assert_eq!(acked.unwrap().status, 200);
+        }
+        let message = |one: &Value| {
+            let data = BASE64_STANDARD.decode(one["message"]["data"].as_str().unwrap()).unwrap();
+            (one["message"]["attributes"]["event"].clone(), serde_json::from_slice(&data).unwrap())
+        };
+        received.iter().map(message).collect()
     }
 
     /// Deletes `resource` of the project, such as `topics/T`, behind everyone's back.

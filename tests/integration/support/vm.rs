@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use super::client::Client;
 use super::emulator::{Emulator, PROJECT};
-use super::within;
+use super::{http, until, within};
 
 /// A running VM; killed with this value.
 pub struct Vm {
@@ -63,6 +63,26 @@ impl Vm {
         let vm = Self::spawn_on(&emulator.host(), region, &[]).await;
         vm.ready().await;
         vm
+    }
+
+    /// Several VMs that know one another.
+    pub async fn fleet(emulator: &Emulator, regions: &[&str], more: &[(&str, &str)]) -> Vec<Self> {
+        let mut vms = Vec::new();
+        for region in regions {
+            vms.push(Self::spawn_on(&emulator.host(), region, more).await);
+        }
+        for vm in &vms {
+            vm.ready().await;
+            until("whole fleet", async || {
+                (vm.status().await["fleet"].as_array()?.len() == regions.len()).then_some(())
+            })
+            .await;
+        }
+        vms
+    }
+
+    pub async fn status(&self) -> Value {
+        http::get(self.port, "/status").await.json()
     }
 
     pub async fn spawn_on(emulator: &str, region: &str, more: &[(&str, &str)]) -> Self {
