@@ -53,7 +53,8 @@ impl From<Close> for End {
     }
 }
 
-/// Serves one socket until it ends. `early` is what the client sent before it was answered.
+/// Serves one socket until it ends. `early` is what the client sent before it was answered; `flooded`
+/// is told when it is cut off for that.
 ///
 /// What is needed only at the beginning and at the end is boxed: thousands of these futures spend
 /// their time in the middle.
@@ -63,6 +64,7 @@ pub async fn serve(
     member: Member,
     presence: Option<Presence>,
     greeting: Vec<Bytes>,
+    flooded: impl FnOnce(),
 ) {
     let mut socket = Box::pin(Socket::open(stream, early, member)).await;
     let end = socket.run(greeting).await;
@@ -76,6 +78,9 @@ pub async fn serve(
         presence.ended(reason);
     }
     if let End::Close(close, rest) = end {
+        if close.code == CloseCode::Flooding {
+            flooded();
+        }
         // Nothing more for it while it lingers.
         let Socket { stream, member, .. } = socket;
         drop(member);

@@ -4,11 +4,16 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use crate::config::Limits;
+
+/// An address of which a socket was cut off for flooding gets no new one for so long: each would come
+/// with a burst of its own.
+const FLOOD_PAUSE: Duration = Duration::from_secs(10);
 
 /// The rate limit forgets addresses whose time is over after so many requests: meanwhile it grows by
 /// that many at most, of 100 bytes or so.
@@ -26,6 +31,8 @@ pub struct Admission {
 struct Sockets {
     all: usize,
     by_address: HashMap<IpAddr, usize>,
+    /// Who flooded, and until when it is remembered.
+    flooded: HashMap<IpAddr, Instant>,
 }
 
 /// Why not.
@@ -35,6 +42,8 @@ pub enum Refusal {
     Full,
     /// This address has.
     TooMany,
+    /// This address has flooded; the seconds to wait.
+    Flooded(u64),
     /// This address is too fast; the seconds to wait.
     TooFast(u64),
 }
@@ -64,6 +73,12 @@ impl Admission {
         let asked = self.asked.fetch_add(1, Ordering::Relaxed);
         if asked.is_multiple_of(SWEEP_EVERY) {
             self.rate.retain_recent();
+            let now = Instant::now();
+            self.sockets().flooded.retain(|_, until| *until > now);
+        }
+        let wait = self.sockets().flooded.get(&address).map(|until| until.duration_since(Instant::now()));
+        if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
+            return Err(Refusal::Flooded(wait.as_secs() + 1));
         }
         if let Err(not_until) = self.rate.check_key(&address) {
             let wait = not_until.wait_time_from(self.clock.now());
@@ -90,6 +105,13 @@ impl Admission {
 impl std::fmt::Debug for Admission {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Admission").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl Place {
+    /// Its socket is cut off for flooding.
+    pub fn flooded(&self) {
+        self.admission.sockets().flooded.insert(self.address, Instant::now() + FLOOD_PAUSE);
     }
 }
 
@@ -130,6 +152,17 @@ mod tests {
         drop(first);
         assert!(admission.admit(A).is_ok());
         assert_eq!(admission.sockets().by_address.len(), 2);
+    }
+
+    #[test]
+    fn who_flooded_waits_alone() {
+        let admission = admission(&[]);
+        let place = admission.admit(A).unwrap();
+        place.flooded();
+        assert_eq!(admission.admit(A).unwrap_err(), Refusal::Flooded(FLOOD_PAUSE.as_secs()));
+        assert!(admission.admit(B).is_ok());
+        admission.sockets().flooded.insert(A, Instant::now());
+        assert!(admission.admit(A).is_ok());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -21,8 +22,8 @@ use super::address;
 use super::admission::{Admission, Refusal};
 use super::error;
 use super::server::Peer;
-use crate::auth::BadToken;
-use crate::relay::Relay;
+use crate::auth::{BadToken, Visitor};
+use crate::relay::{Member, Relay};
 use crate::socket;
 use crate::wire::{Close, CloseCode, ErrorCode};
 
@@ -94,6 +95,12 @@ fn accept(
             "too many sockets from this address",
             30,
         ),
+        Refusal::Flooded(wait) => later(
+            "address_flood",
+            StatusCode::TOO_MANY_REQUESTS,
+            "a socket of this address was cut off for flooding",
+            wait,
+        ),
         Refusal::TooFast(wait) => later(
             "address_rate",
             StatusCode::TOO_MANY_REQUESTS,
@@ -105,15 +112,10 @@ fn accept(
     let visitor = relay.config.tokens.as_ref().map(|tokens| tokens.check(query.token.as_deref().or(token)));
     let visitor = visitor.transpose().map_err(unauthorized)?.unwrap_or_default();
     sockets.spawn(async move {
-        let _place = place;
         let Ok(upgraded) = upgrade.await else { return };
         match upgraded.downcast::<TokioIo<TcpStream>>() {
             Ok(parts) => {
-                let own = visitor.own_channel();
-                let channels = query.channels.as_deref().unwrap_or_default();
-                let channels = channels.split(',').filter(|name| !name.is_empty());
-                let channels: Vec<_> = own.as_deref().into_iter().chain(channels).collect();
-                let (member, greeting) = relay.join(query.since.as_deref(), &channels, visitor);
+                let (member, greeting) = join(&relay, query, visitor);
                 debug!(client_id = %member.client_id, "socket opened");
                 let presence = relay.lifecycle.opened(&member.client_id, ip);
                 if !relay.health.phase().takes_sockets() {
@@ -123,7 +125,8 @@ fn accept(
                 // Copied: hyper's buffer of 8 KiB, nearly always empty, would stay for good.
                 let early = parts.read_buf.to_vec();
                 drop(parts.read_buf);
-                socket::serve(parts.io.into_inner(), early, member, presence, greeting).await;
+                let flooded = || place.flooded();
+                socket::serve(parts.io.into_inner(), early, member, presence, greeting, flooded).await;
             }
             Err(_) => debug!("an upgraded connection that is not TCP"),
         }
@@ -140,6 +143,15 @@ fn accept(
         response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, ours);
     }
     Ok(response)
+}
+
+/// Takes the query, token and all: nothing of it is kept for as long as the socket lives.
+fn join(relay: &Arc<Relay>, query: Query, visitor: Visitor) -> (Member, Vec<Bytes>) {
+    let own = visitor.own_channel();
+    let channels = query.channels.as_deref().unwrap_or_default();
+    let channels = channels.split(',').filter(|name| !name.is_empty());
+    let channels: Vec<_> = own.as_deref().into_iter().chain(channels).collect();
+    relay.join(query.since.as_deref(), &channels, visitor)
 }
 
 /// Checks the client's half of the handshake (RFC 6455, 4.2.1); returns this side's proof.

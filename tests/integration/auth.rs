@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::client::{Client, Raw};
 use crate::support::http::{Answer, get, get_with};
 use crate::support::vm::{Vm, command};
-use crate::support::{until, within};
+use crate::support::within;
 
 const SECRET: &str = "a secret of the tests, of more than 32 bytes";
 const HANDSHAKE: [(&str, &str); 4] = [
@@ -434,7 +434,6 @@ async fn a_flood_from_one_address_does_not_slow_another() {
             });
         }
     });
-    until("a flood", async || (met.refused.load(Ordering::Relaxed) > 0).then_some(())).await;
     let loud = alerts_p99(&mut client).await;
     stop.cancel();
     tokio::task::spawn_blocking(move || flooding.join().unwrap()).await.unwrap();
@@ -443,6 +442,6 @@ async fn a_flood_from_one_address_does_not_slow_another() {
         "p99 of a client's alert: {quiet:?} alone, {loud:?} beside a flood from another address \
          ({refused} upgrades refused, {cut} sockets cut off)"
     );
-    assert!(cut > 0, "no socket was cut off");
+    assert!(refused > 0 && cut > 0, "no flood");
     assert!(loud < Duration::from_millis(250), "{loud:?}");
 }

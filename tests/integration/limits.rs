@@ -114,6 +114,8 @@ async fn a_flood_is_answered_and_then_cut_off() {
         let _ = flooder.socket.send(Message::text("{}")).await;
     }
     assert_eq!(flooder.closed().await.unwrap().0, 1008);
+    // A new socket would come with a new burst.
+    assert_eq!(refused(vm.port).await, (429, Some("10".into())));
     neighbour.alert(json!({})).await;
 }
 
