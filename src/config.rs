@@ -12,8 +12,10 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::Deserialize;
 
+use crate::auth::{ApiKeys, Tokens};
 use crate::bus::pubsub::{self, Credentials};
 use crate::identity::Identity;
 
@@ -33,10 +35,13 @@ pub struct Config {
     pub beacon_interval: Duration,
     /// Origins besides the page's own that may open sockets.
     pub allowed_origins: HashSet<String>,
+    /// How visitors' tokens are checked, where they need one.
+    pub tokens: Option<Tokens>,
+    pub api_keys: ApiKeys,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// Where connects and disconnects are told.
     pub lifecycle_topic: Option<String>,
-    /// What an app's backend must know.
-    pub api_key: Option<String>,
 }
 
 /// Which bus carries the events.
@@ -67,6 +72,8 @@ pub struct Limits {
     pub upgrades: Rate,
     /// Per socket, a second.
     pub messages: Rate,
+    /// Per key of the backend, a second.
+    pub api: Rate,
 }
 
 /// A token bucket: so many a second on average, so many at once.
@@ -128,8 +135,23 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     ("UPGRADE_BURST", "200", "new sockets at once, per address"),
     ("MESSAGE_RATE", "50", "messages a second, per socket"),
     ("MESSAGE_BURST", "200", "messages at once, per socket"),
-    ("API_KEY", "", "what a backend must know to use its routes; without one nobody may"),
+    ("API_RATE", "100", "requests of the backend a second, per key"),
+    ("API_BURST", "500", "requests of the backend at once, per key"),
+    ("API_KEY", "", "key of the backend's routes, 16 characters or more; two by comma while it is changed"),
+    ("AUTH_SECRET", "", "secret of visitors' tokens (HS256), 32 bytes or more; unset: no token is needed"),
+    (
+        "AUTH_PUBLIC_KEY",
+        "",
+        "in its place, the PEM of a public key: RSA (RS256), P-256 (ES256) or Ed25519 (EdDSA)",
+    ),
+    ("AUTH_AUDIENCE", "", "what a token's aud must hold"),
+    ("AUTH_ISSUER", "", "what a token's iss must be"),
     ("ALLOWED_ORIGINS", "", "further origins that may open sockets, by comma; * for any"),
+    (
+        "TRUSTED_PROXY",
+        "",
+        "addresses or networks of proxies, by comma: X-Forwarded-For is believed from them alone",
+    ),
     ("LIFECYCLE_TOPIC", "", "topic of its own on which every connect and disconnect is told"),
     ("RUST_LOG", "info", "what is logged"),
     ("LOG_FORMAT", "by terminal", "text or json"),
@@ -170,8 +192,15 @@ pub struct Env {
     pub message_rate: Option<String>,
     pub message_burst: Option<String>,
     pub lifecycle_topic: Option<String>,
+    pub api_rate: Option<String>,
+    pub api_burst: Option<String>,
     pub api_key: Option<String>,
+    pub auth_secret: Option<String>,
+    pub auth_public_key: Option<String>,
+    pub auth_audience: Option<String>,
+    pub auth_issuer: Option<String>,
     pub allowed_origins: Option<String>,
+    pub trusted_proxy: Option<String>,
 }
 
 impl Config {
@@ -246,12 +275,18 @@ impl Config {
                     per_second: rate("MESSAGE_RATE", &env.message_rate, 50)?,
                     burst: rate("MESSAGE_BURST", &env.message_burst, 200)?,
                 },
+                api: Rate {
+                    per_second: rate("API_RATE", &env.api_rate, 100)?,
+                    burst: rate("API_BURST", &env.api_burst, 500)?,
+                },
             },
             ping_interval: seconds("PING_INTERVAL", &env.ping_interval, 30, 1..=3600)?,
             beacon_interval: seconds("BEACON_INTERVAL", &env.beacon_interval, 15, 1..=300)?,
             lifecycle_topic,
-            api_key: env.api_key.clone(),
             allowed_origins: origins(env.allowed_origins.as_deref().unwrap_or_default())?,
+            tokens: Tokens::find(&env)?,
+            api_keys: ApiKeys::find(&env)?,
+            trusted_proxies: networks(env.trusted_proxy.as_deref().unwrap_or_default())?,
         })
     }
 }
@@ -341,6 +376,20 @@ fn origins(list: &str) -> Result<HashSet<String>, ConfigError> {
         .collect()
 }
 
+fn networks(list: &str) -> Result<Vec<IpNet>, ConfigError> {
+    let networks = list.split(',').map(str::trim).filter(|network| !network.is_empty());
+    networks
+        .map(|text| {
+            let network: Option<IpNet> =
+                text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+            // One that holds every address would let clients choose theirs.
+            network.filter(|network| network.prefix_len() > 0).ok_or_else(|| {
+                ConfigError::value("TRUSTED_PROXY", text, "addresses or networks such as 10.0.0.0/8")
+            })
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -383,7 +432,17 @@ mod tests {
             ("UPGRADE_BURST", "x"),
             ("MESSAGE_RATE", "0"),
             ("MESSAGE_BURST", "0"),
+            ("API_RATE", "0"),
+            ("API_BURST", "0"),
+            ("API_KEY", "short"),
+            ("API_KEY", "0123456789abcdef,0123456789abcdeF,0123456789abcdEF"),
+            ("AUTH_SECRET", "0123456789abcdef0123456789abcde"),
+            ("AUTH_PUBLIC_KEY", "-----BEGIN PUBLIC KEY-----\nMA==\n-----END PUBLIC KEY-----"),
+            ("AUTH_AUDIENCE", "alien"),
+            ("AUTH_ISSUER", "alien"),
             ("ALLOWED_ORIGINS", "example.com"),
+            ("TRUSTED_PROXY", "proxy.example"),
+            ("TRUSTED_PROXY", "10.0.0.1, ::/0"),
             ("LIFECYCLE_TOPIC", "1st"),
             ("LIFECYCLE_TOPIC", "life"),
             ("GOOGLE_CLOUD_PROJECT", "No Project"),
@@ -421,5 +480,13 @@ mod tests {
     fn a_secret_never_shows() {
         let error = read(&[("GOOGLE_SERVICE_ACCOUNT_JSON", "{\"private_key\":\"hunter2")]).unwrap_err();
         assert!(!error.to_string().contains("hunter2"), "{error}");
+        for name in ["AUTH_SECRET", "AUTH_PUBLIC_KEY", "API_KEY"] {
+            let error = read(&[(name, "hunter2")]).unwrap_err();
+            assert!(!error.to_string().contains("hunter2"), "{error}");
+        }
+        let secret = "hunter2 hunter2 hunter2 hunter2 hunter2";
+        let config = read(&[("AUTH_SECRET", secret), ("API_KEY", "hunter2hunter2hunter2")]).unwrap();
+        assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
+        assert!(read(&[("AUTH_SECRET", secret), ("AUTH_PUBLIC_KEY", "any")]).is_err());
     }
 }

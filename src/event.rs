@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -55,6 +56,14 @@ pub struct Sequence {
     pub first: u64,
     /// All numbers below `first` were given before this, in ms since the epoch.
     pub first_at: i64,
+}
+
+impl Sequence {
+    /// Numbers that can be counted on with; nobody gets to the last of them.
+    fn is_possible(&self) -> bool {
+        const MOST: u64 = 1 << 53;
+        self.number < MOST && self.first <= self.number + 1
+    }
 }
 
 /// What an event is, on the bus and on the wire a word.
@@ -222,7 +231,16 @@ impl Told {
     /// # Errors
     /// Not a message of this program, or one of a kind that this version does not know.
     pub fn decode(data: &[u8]) -> serde_json::Result<Self> {
-        serde_json::from_slice(data)
+        let told: Self = serde_json::from_slice(data)?;
+        let is_possible = match &told {
+            Self::Event(event) => event.sequence.is_possible(),
+            Self::Ask(_) | Self::Answer(_) => true,
+            Self::Beacon(beacon) => {
+                let heard = beacon.heard.iter().map(|heard| &heard.sequence);
+                heard.chain([&beacon.sequence]).all(Sequence::is_possible)
+            }
+        };
+        if is_possible { Ok(told) } else { Err(serde_json::Error::custom("an impossible sequence")) }
     }
 }
 
@@ -245,6 +263,20 @@ mod tests {
 
     #[test]
     fn what_is_not_ours_is_an_error_and_no_panic() {
+        let event = |sequence: &str| {
+            format!(
+                r#"{{"event":{{"id":"1","type":"alert","senderId":"s","data":1,"timestamp":7,
+                "origin":{{"instance":"i","region":"r"}},"sequence":{sequence}}}}}"#
+            )
+        };
+        assert!(Told::decode(event(r#"{"started":1,"number":2,"first":3,"firstAt":1}"#).as_bytes()).is_ok());
+        for sequence in [
+            r#"{"started":1,"number":18446744073709551615,"first":1,"firstAt":1}"#,
+            r#"{"started":1,"number":2,"first":4,"firstAt":1}"#,
+            r#"{"started":1,"number":-2,"first":1,"firstAt":1}"#,
+        ] {
+            assert!(Told::decode(event(sequence).as_bytes()).is_err(), "{sequence}");
+        }
         for data in [&b""[..], b"null", b"{}", b"[]", b"{\"event\":{}}", b"{\"later\":{}}", b"\xff"] {
             assert!(Told::decode(data).is_err());
         }

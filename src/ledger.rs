@@ -331,6 +331,9 @@ impl Run {
     }
 
     fn give_up(&mut self, numbers: &Range<u64>) {
+        if numbers.is_empty() {
+            return;
+        }
         for index in (0..self.holes.len()).rev() {
             self.cut(index, numbers);
         }

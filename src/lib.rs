@@ -9,6 +9,7 @@
 
 pub mod vm;
 
+pub mod auth;
 pub mod config;
 pub mod identity;
 

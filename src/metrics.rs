@@ -47,6 +47,7 @@ pub struct Metrics {
     deliveries: Family<Type, Counter>,
     closed: Family<Reason, Counter>,
     rejected: Family<Reason, Counter>,
+    api_rejected: Family<Reason, Counter>,
 }
 
 impl Metrics {
@@ -81,6 +82,7 @@ impl Metrics {
             deliveries: Family::default(),
             closed: Family::default(),
             rejected: Family::default(),
+            api_rejected: Family::default(),
         };
         registry.register("connections", "Sockets open on this VM", metrics.connections.clone());
         registry.register("fleet_instances", "VMs alive, this one too", metrics.fleet.clone());
@@ -120,6 +122,7 @@ impl Metrics {
         );
         registry.register("sockets_closed", "Sockets that ended, by reason", metrics.closed.clone());
         registry.register("upgrades_rejected", "Sockets refused, by reason", metrics.rejected.clone());
+        registry.register("api_rejected", "Requests refused, by reason", metrics.api_rejected.clone());
         Self { registry: Mutex::new(registry), ..metrics }
     }
 
@@ -145,6 +148,10 @@ impl Metrics {
 
     pub fn rejected(&self, reason: &'static str) {
         self.rejected.get_or_create(&Reason { reason }).inc();
+    }
+
+    pub fn api_rejected(&self, reason: &'static str) {
+        self.api_rejected.get_or_create(&Reason { reason }).inc();
     }
 
     /// All figures, in the OpenMetrics text format.

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::auth::Visitor;
 use crate::bus::Bus;
 use crate::bus::stormy::{Link, Member as BusMember, Topic, Weather};
 use crate::config::Config;
@@ -98,7 +99,7 @@ impl Client {
         if !vm.relay.health.phase().takes_sockets() {
             return;
         }
-        let (member, greeting) = vm.relay.join(self.cursor.as_deref(), &[]);
+        let (member, greeting) = vm.relay.join(self.cursor.as_deref(), &[], Visitor::default());
         self.connection = Some(Connection { vm: index, member, heard: HashSet::new() });
         self.read(&greeting.concat());
     }

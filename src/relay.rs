@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
+use crate::auth::{Backend, Visitor};
 use crate::bus::{Bus, BusError, Delivery};
 use crate::channel::{BadName, Channel};
 use crate::clock::{self, micros};
@@ -33,7 +34,7 @@ use crate::wire::request::{Body, Request};
 use crate::wire::{Close, CloseCode, ErrorCode, reply};
 
 /// When a client may try again what the topic did not take.
-pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(2);
+pub const RETRY_AFTER: Duration = Duration::from_secs(2);
 
 /// Fleet frames a second that a VM may spend on figures; membership is told at once.
 const FLEET_FRAMES: usize = 1_000;
@@ -50,6 +51,8 @@ pub struct Relay {
     pub metrics: Metrics,
     pub bus: Bus,
     pub publishing: Publishing,
+    /// Who may use the backend's routes.
+    pub backend: Backend,
     pub connections: Connections,
     pub lifecycle: Lifecycle,
     // A std mutex: held for one pass over plain data, never over an await.
@@ -81,6 +84,7 @@ pub struct Member {
     pub relay: Arc<Relay>,
     pub client_id: Arc<str>,
     pub outbox: Arc<Outbox>,
+    pub visitor: Visitor,
 }
 
 impl Relay {
@@ -96,6 +100,7 @@ impl Relay {
         Self {
             health: Health::default(),
             metrics,
+            backend: Backend::new(config.api_keys.clone(), config.limits.api),
             lifecycle,
             connections: Connections::new(config.identity.clone(), publishing.clone()),
             publishing,
@@ -118,13 +123,18 @@ impl Relay {
     }
 
     /// Takes a socket in, and into `channels`; it comes with the bytes that it is to hear first.
-    pub fn join(self: &Arc<Self>, since: Option<&str>, channels: &[&str]) -> (Member, Vec<Bytes>) {
+    pub fn join(
+        self: &Arc<Self>,
+        since: Option<&str>,
+        channels: &[&str],
+        visitor: Visitor,
+    ) -> (Member, Vec<Bytes>) {
         // The VM's name is in the id, so that anyone can tell where the connection is.
         let client_id: Arc<str> =
             format!("{}@{}", Uuid::new_v4().simple(), self.identity().instance()).into();
         let outbox = Arc::new(Outbox::new(self.config.limits.outbox_bytes));
         let since = since.map(|since| Cursor::parse(since, self.bus.tag()));
-        let member = Member { relay: Arc::clone(self), client_id, outbox };
+        let member = Member { relay: Arc::clone(self), client_id, outbox, visitor };
         let mut errors = Vec::new();
 
         let mut state = self.state();
@@ -524,7 +534,7 @@ fn refuse(member: &Member, code: ErrorCode, why: &str, id: Option<&str>) {
 impl Member {
     /// Whether it may hear that channel and speak in it.
     fn may_join(&self, channel: &Channel) -> bool {
-        !channel.as_str().starts_with("user:")
+        self.visitor.may_join(channel.as_str())
     }
 }
 

@@ -5,7 +5,9 @@
 //! socket keeps a write buffer. The two never mix: tungstenite's own answers (pongs) are flushed
 //! before anything of ours is written.
 
-use std::time::Duration;
+use std::future::pending;
+use std::pin::Pin;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Buf as _, Bytes};
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -13,7 +15,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::select;
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout};
+use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
@@ -91,6 +93,8 @@ struct Socket {
     /// When the client last gave a sign of life.
     heard: Instant,
     timer: Interval,
+    /// The end of a visitor's time. Boxed: most have no end.
+    expiry: Option<Pin<Box<Sleep>>>,
 }
 
 impl Socket {
@@ -112,6 +116,7 @@ impl Socket {
             exceeded: Instant::now(),
             heard: Instant::now(),
             timer,
+            expiry: member.visitor.expires.map(|at| Box::pin(sleep(time_until(at)))),
             member,
         }
     }
@@ -131,6 +136,7 @@ impl Socket {
                     Ok(()) => self.write(vec![Frame::ping().into_bytes()].into()).await,
                     end => end,
                 },
+                close = expired(&mut self.expiry) => Err(close.into()),
             };
             if let Err(end) = done {
                 return end;
@@ -197,6 +203,7 @@ impl Socket {
                 Err(_) => Err(Close::new(CloseCode::Idle, "not reading").into()),
             },
             close = self.member.outbox.closing() => Err(close.into()),
+            close = expired(&mut self.expiry) => Err(close.into()),
         }
     }
 
@@ -223,10 +230,24 @@ impl Socket {
                     Err(_) => return Err(End::Close(Close::new(CloseCode::Idle, "not reading"), batch)),
                 },
                 close = self.member.outbox.closing() => return Err(End::Close(close, batch)),
+                close = expired(&mut self.expiry) => return Err(End::Close(close, batch)),
             }
         }
         Ok(())
     }
+}
+
+fn time_until(at: SystemTime) -> Duration {
+    at.duration_since(SystemTime::now()).unwrap_or_default()
+}
+
+/// Waits for the end of a visitor's time, if it has one.
+async fn expired(expiry: &mut Option<Pin<Box<Sleep>>>) -> Close {
+    match expiry {
+        Some(expiry) => expiry.await,
+        None => pending().await,
+    }
+    Close::new(CloseCode::Expired, "token expired")
 }
 
 /// Ends what was begun, or the close would be read as part of it; sends the close; and waits for

@@ -2,6 +2,7 @@
 
 mod address;
 mod admission;
+mod api;
 mod api_key;
 mod connections;
 mod page;
@@ -21,6 +22,8 @@ use warp::reply::{Reply, Response};
 use warp::{Filter, Rejection};
 
 pub use self::server::{MAX_CONNECTIONS, serve};
+use crate::auth::ApiRefusal;
+use crate::metrics::Metrics;
 use crate::relay::Relay;
 use crate::wire::ErrorCode;
 
@@ -32,12 +35,14 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 /// All routes. `sockets` tracks what upgrades leave running.
 pub fn routes(relay: Arc<Relay>, sockets: TaskTracker) -> BoxedFilter<(impl Reply,)> {
     let upgrade = upgrade::route(Arc::clone(&relay), sockets);
+    let status = status::routes(Arc::clone(&relay));
     let connections = connections::routes(Arc::clone(&relay));
-    let status = status::routes(relay);
     upgrade
         .or(status)
         .unify()
         .or(connections)
+        .unify()
+        .or(api::routes(relay))
         .unify()
         .or(page::routes())
         .unify()
@@ -72,10 +77,35 @@ fn error(status: StatusCode, code: ErrorCode, message: &str) -> Response {
     warp::reply::with_status(body, status).into_response()
 }
 
+/// The answer to a request that may not ask what only the backend may.
+pub fn refuse_api(metrics: &Metrics, refusal: ApiRefusal) -> Response {
+    metrics.api_rejected(refusal.name());
+    let (status, code) = match refusal {
+        ApiRefusal::NotConfigured => (StatusCode::FORBIDDEN, ErrorCode::Forbidden),
+        ApiRefusal::Missing | ApiRefusal::Wrong => (StatusCode::UNAUTHORIZED, ErrorCode::Forbidden),
+        ApiRefusal::TooFast(_) => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::RateLimited),
+    };
+    let mut response = error(status, code, &refusal.to_string());
+    let headers = response.headers_mut();
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if let ApiRefusal::TooFast(seconds) = refusal {
+        headers.insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
 /// What no route took.
 async fn refuse(rejection: Rejection) -> Result<Response, Infallible> {
+    let too_large = rejection.find::<warp::reject::PayloadTooLarge>().is_some();
+    let no_length = rejection.find::<warp::reject::LengthRequired>().is_some();
     let method = rejection.find::<warp::reject::MethodNotAllowed>().is_some();
-    Ok(if method {
+    Ok(if too_large {
+        error(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::TooLarge, "the body is too large")
+    } else if no_length {
+        error(StatusCode::LENGTH_REQUIRED, ErrorCode::InvalidField, "Content-Length: missing")
+    } else if method {
         error(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::NotFound, "this route does not take that method")
     } else {
         error(StatusCode::NOT_FOUND, ErrorCode::NotFound, "no such page; the app is at /, its socket at /ws")

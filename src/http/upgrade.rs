@@ -21,22 +21,29 @@ use super::address;
 use super::admission::{Admission, Refusal};
 use super::error;
 use super::server::Peer;
+use crate::auth::BadToken;
 use crate::relay::Relay;
 use crate::socket;
 use crate::wire::{Close, CloseCode, ErrorCode};
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Query {
     /// The last cursor that the client has seen.
     since: Option<String>,
     /// Channels to join at once, by comma.
     channels: Option<String>,
+    /// Who the visitor is, where that is asked.
+    token: Option<String>,
 }
+
+/// What a browser's script speaks here. It can't set headers, but it can name subprotocols: its token
+/// may be another one.
+const SUBPROTOCOL: &str = "alien-alert";
 
 pub fn route(relay: Arc<Relay>, sockets: TaskTracker) -> BoxedFilter<(Response,)> {
     let admission = Admission::new(relay.config.limits);
     // A query that does not parse is no reason to refuse: it is read as none.
-    let query = warp::query::<Query>().or(warp::any().map(|| Query { since: None, channels: None })).unify();
+    let query = warp::query::<Query>().or(warp::any().map(Query::default)).unify();
     warp::path!("ws")
         .and(warp::get())
         .and(query)
@@ -78,7 +85,7 @@ fn accept(
     if !phase.takes_sockets() {
         return Err(later("not_ready", StatusCode::SERVICE_UNAVAILABLE, &phase.text(), 1));
     }
-    let ip = address::client(peer, headers, relay.identity().on_fly());
+    let ip = address::client(peer, headers, relay.identity().on_fly(), &relay.config.trusted_proxies);
     let place = admission.admit(address::group(ip)).map_err(|refusal| match refusal {
         Refusal::Full => later("full", StatusCode::SERVICE_UNAVAILABLE, "this VM is full", 5),
         Refusal::TooMany => later(
@@ -94,14 +101,19 @@ fn accept(
             wait,
         ),
     })?;
+    let (speaks_ours, token) = subprotocols(headers);
+    let visitor = relay.config.tokens.as_ref().map(|tokens| tokens.check(query.token.as_deref().or(token)));
+    let visitor = visitor.transpose().map_err(unauthorized)?.unwrap_or_default();
     sockets.spawn(async move {
         let _place = place;
         let Ok(upgraded) = upgrade.await else { return };
         match upgraded.downcast::<TokioIo<TcpStream>>() {
             Ok(parts) => {
+                let own = visitor.own_channel();
                 let channels = query.channels.as_deref().unwrap_or_default();
-                let channels: Vec<_> = channels.split(',').filter(|name| !name.is_empty()).collect();
-                let (member, greeting) = relay.join(query.since.as_deref(), &channels);
+                let channels = channels.split(',').filter(|name| !name.is_empty());
+                let channels: Vec<_> = own.as_deref().into_iter().chain(channels).collect();
+                let (member, greeting) = relay.join(query.since.as_deref(), &channels, visitor);
                 debug!(client_id = %member.client_id, "socket opened");
                 let presence = relay.lifecycle.opened(&member.client_id, ip);
                 if !relay.health.phase().takes_sockets() {
@@ -123,6 +135,10 @@ fn accept(
     let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
     response.headers_mut().extend(headers);
     response.headers_mut().insert(header::SEC_WEBSOCKET_ACCEPT, key);
+    if speaks_ours {
+        let ours = HeaderValue::from_static(SUBPROTOCOL);
+        response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, ours);
+    }
     Ok(response)
 }
 
@@ -147,6 +163,15 @@ fn handshake(headers: &HeaderMap) -> Result<HeaderValue, &'static str> {
     HeaderValue::try_from(derive_accept_key(key)).map_err(|_| "Sec-WebSocket-Key: can't be answered")
 }
 
+/// Whether the client speaks ours, and the token that came along then.
+fn subprotocols(headers: &HeaderMap) -> (bool, Option<&str>) {
+    let lines = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter();
+    let names = lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',')).map(str::trim);
+    let (ours, others): (Vec<_>, Vec<_>) = names.partition(|name| *name == SUBPROTOCOL);
+    let ours = !ours.is_empty();
+    (ours, others.into_iter().find(|name| ours && name.contains('.')))
+}
+
 /// Browsers tell where a script comes from; other programs say nothing and are let in. Without
 /// this, any site could open sockets here in its visitors' names.
 fn origin_is_allowed(relay: &Relay, headers: &HeaderMap) -> bool {
@@ -163,11 +188,17 @@ fn origin_is_allowed(relay: &Relay, headers: &HeaderMap) -> bool {
 fn refuse(reason: &'static str, status: StatusCode, why: &str) -> Refused {
     let code = match status {
         StatusCode::BAD_REQUEST => ErrorCode::InvalidField,
-        StatusCode::FORBIDDEN => ErrorCode::Forbidden,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ErrorCode::Forbidden,
         StatusCode::TOO_MANY_REQUESTS => ErrorCode::RateLimited,
         _ => ErrorCode::Unavailable,
     };
     Box::new((reason, error(status, code, why)))
+}
+
+fn unauthorized(bad: BadToken) -> Refused {
+    let mut refused = refuse(bad.name(), StatusCode::UNAUTHORIZED, &bad.to_string());
+    refused.1.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    refused
 }
 
 /// A refusal that says when to come again, in seconds.

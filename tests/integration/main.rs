@@ -11,6 +11,7 @@
 
 mod support;
 
+mod auth;
 mod browser;
 mod browser_catch_up;
 mod bus;

@@ -50,7 +50,10 @@ async fn each_bad_variable_is_named_with_what_is_accepted() {
         ("UPGRADE_BURST", "0", "1 to"),
         ("MESSAGE_RATE", "0", "1 to"),
         ("MESSAGE_BURST", "0", "1 to"),
+        ("API_RATE", "0", "1 to"),
+        ("API_BURST", "0", "1 to"),
         ("ALLOWED_ORIGINS", "example.com", "https://"),
+        ("TRUSTED_PROXY", "0.0.0.0/0", "10.0.0.0/8"),
         ("LIFECYCLE_TOPIC", "1st", "letter first"),
         ("LIFECYCLE_TOPIC", "life", "Pub/Sub"),
         ("GOOGLE_CLOUD_PROJECT", "My Project", "project id"),
@@ -110,6 +113,22 @@ async fn a_key_that_is_none_is_told_without_its_contents() {
     assert_eq!(output.status.code(), Some(78), "{said}");
     assert!(said.contains("google-service-account.json"), "{said}");
     std::fs::remove_dir_all(&directory).unwrap();
+}
+
+#[tokio::test]
+async fn a_secret_that_is_none_is_told_without_it() {
+    for (name, value, accepted) in [
+        ("AUTH_SECRET", "too short for it", "32 bytes"),
+        ("AUTH_PUBLIC_KEY", "-----BEGIN PRIVATE KEY-----", "public key in PEM"),
+        ("API_KEY", "easily guessed", "16 characters"),
+    ] {
+        assert_refused(&[(name, value)], 78, &[name, accepted]).await;
+        let (_, said) = run(&[(name, value)], &[]).await;
+        assert!(!said.contains(value), "{said}");
+    }
+    let secret = "of more than thirty-two characters";
+    let both = [("AUTH_SECRET", secret), ("AUTH_PUBLIC_KEY", "any")];
+    assert_refused(&both, 78, &["AUTH_SECRET", "AUTH_PUBLIC_KEY", "one of them"]).await;
 }
 
 #[tokio::test]
