@@ -18,11 +18,10 @@ use tracing::debug;
 use uuid::Uuid;
 
 use crate::bus::Message;
-use crate::channel::Channel;
 use crate::clock::{self, micros};
 use crate::event::{Answer, Ask, Description, Letter, Outcome, Told, Wish};
 use crate::history::Seen;
-use crate::hub::Outbox;
+use crate::hub::Socket;
 use crate::identity::Identity;
 use crate::publishing::Publishing;
 use crate::relay::{Member, RETRY_AFTER, Relay};
@@ -61,12 +60,6 @@ impl ClientId {
     pub fn instance(&self) -> &str {
         self.0.split_once('@').map_or("", |(_, instance)| instance)
     }
-}
-
-/// A connection of this VM.
-pub struct Found {
-    pub outbox: Arc<Outbox>,
-    pub channels: Vec<Channel>,
 }
 
 /// Why a connection was not reached.
@@ -227,7 +220,7 @@ impl Connections {
     }
 
     /// Does what an ask wants that was published at `at` (µs), and answers. `found` is the connection.
-    pub fn asked(&self, ask: Ask, at: i64, found: Option<Found>) {
+    pub fn asked(&self, ask: Ask, at: i64, found: Option<Socket>) {
         let now = clock::now_micros();
         let max_age = if ask.from.is_some() { MAX_AGE } else { MAX_UNANSWERED_AGE };
         let is_new = now - at <= micros(max_age)
@@ -258,21 +251,21 @@ impl Connections {
         }
     }
 
-    fn describe(&self, client_id: String, found: Found) -> Description {
+    fn describe(&self, client_id: String, found: Socket) -> Description {
         let identity = &self.0.identity;
         Description {
             client_id,
             instance: identity.instance().to_string(),
             region: identity.region().to_string(),
-            connected_at: found.outbox.opened_at,
+            connected_at: found.opened_at,
             channels: found.channels,
-            user: None,
+            user: found.user.map(|user| user.to_string()),
         }
     }
 
     /// Hands `letter` to the socket, once however often it comes; who waits is answered when the system
     /// has the bytes.
-    fn write(&self, asker: Option<Asker>, client_id: &str, found: &Found, letter: &Letter) {
+    fn write(&self, asker: Option<Asker>, client_id: &str, found: &Socket, letter: &Letter) {
         // Neither part holds a space in its first place: ids of connections have none at all.
         let key = format!("{client_id} {}", letter.id);
         let mut state = self.state();
@@ -363,6 +356,7 @@ mod tests {
     use crate::bus::Bus;
     use crate::bus::memory::Topic;
     use crate::config::Config;
+    use crate::hub::Outbox;
 
     #[test]
     fn ids_of_connections_are_known_by_their_form() {
@@ -377,12 +371,12 @@ mod tests {
         }
     }
 
-    fn connections() -> (Connections, Found) {
+    fn connections() -> (Connections, Socket) {
         let config = Config::from_vars([]).unwrap();
         let bus = Bus::Memory(Topic::new(config.history).member());
         let publishing = Publishing::new(bus, config.history.age);
         let outbox = Arc::new(Outbox::new(100_000));
-        (Connections::new(config.identity, publishing), Found { outbox, channels: Vec::new() })
+        (Connections::new(config.identity, publishing), Socket::new(outbox, None))
     }
 
     fn write(id: &str, ask: &str, from: Option<&str>) -> Ask {
@@ -394,7 +388,7 @@ mod tests {
     async fn a_message_is_handed_on_once_however_often_it_comes() {
         let (connections, found) = connections();
         let outbox = Arc::clone(&found.outbox);
-        let again = || Some(Found { outbox: Arc::clone(&outbox), channels: Vec::new() });
+        let again = || Some(Socket::new(Arc::clone(&outbox), None));
         let now = clock::now_micros();
         for (ask, from) in [("1", Some("vm")), ("1", Some("vm")), ("2", Some("vm")), ("3", None)] {
             connections.asked(write("m", ask, from), now, again());

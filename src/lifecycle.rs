@@ -87,6 +87,7 @@ pub struct Presence(Box<Inner>);
 struct Inner {
     shared: Arc<Shared>,
     client_id: Arc<str>,
+    user: Option<Arc<str>>,
     ip: IpAddr,
     reason: &'static str,
 }
@@ -106,9 +107,10 @@ impl Lifecycle {
     }
 
     /// Tells of a new connection; None where nobody wants to know.
-    pub fn opened(&self, client_id: &Arc<str>, ip: IpAddr) -> Option<Presence> {
+    pub fn opened(&self, client_id: &Arc<str>, user: Option<&Arc<str>>, ip: IpAddr) -> Option<Presence> {
         let shared = Arc::clone(self.0.as_ref()?);
-        let inner = Inner { shared, client_id: Arc::clone(client_id), ip, reason: "lost" };
+        let (client_id, user) = (Arc::clone(client_id), user.cloned());
+        let inner = Inner { shared, client_id, user, ip, reason: "lost" };
         inner.tell("connect", None);
         Some(Presence(Box::new(inner)))
     }
@@ -148,7 +150,7 @@ impl Inner {
         self.shared.push(&Told {
             event,
             client_id: Some(&self.client_id),
-            user: None,
+            user: self.user.as_deref(),
             instance: self.shared.identity.instance(),
             region: self.shared.identity.region(),
             started: self.shared.started,
@@ -287,9 +289,9 @@ mod tests {
         let lost = Counter::default();
         let lifecycle = Lifecycle::new(Some("life"), &identity, 7, lost.clone());
         let ip = [127, 0, 0, 1].into();
-        let first = lifecycle.opened(&"a".into(), ip).unwrap();
+        let first = lifecycle.opened(&"a".into(), None, ip).unwrap();
         for _ in 0..MAX_WAITING / 2 {
-            lifecycle.opened(&"b".into(), ip);
+            lifecycle.opened(&"b".into(), None, ip);
         }
         assert_eq!(lost.get(), 1);
         first.ended("closed");

@@ -18,13 +18,13 @@ use crate::bus::{Bus, BusError, Delivery};
 use crate::channel::{BadName, Channel};
 use crate::clock::{self, micros};
 use crate::config::Config;
-use crate::connections::{Connections, Found};
+use crate::connections::Connections;
 use crate::cursor::{BadCursor, Cursor, OVERLAP};
 use crate::event::{Beacon, Event, Heard, Kind, Origin, Sequence, Told};
 use crate::fleet::{Change, Fleet};
 use crate::health::{Health, Phase};
 use crate::history::{CatchUp, History, Hole, Missing};
-use crate::hub::{Hub, Outbox};
+use crate::hub::{Hub, Outbox, Socket};
 use crate::identity::Identity;
 use crate::ledger::{Ledger, Overdue};
 use crate::lifecycle::Lifecycle;
@@ -138,7 +138,8 @@ impl Relay {
         let mut errors = Vec::new();
 
         let mut state = self.state();
-        state.hub.join(Arc::clone(&member.client_id), Arc::clone(&member.outbox));
+        let socket = Socket::new(Arc::clone(&member.outbox), member.visitor.user.clone());
+        state.hub.join(Arc::clone(&member.client_id), socket);
         self.metrics.connections.set(state.hub.len() as i64);
         for name in channels {
             if let Err((code, why)) = self.enter(&mut state, &member, Channel::new(name)) {
@@ -490,11 +491,8 @@ impl Relay {
     }
 
     /// One of this VM's own connections.
-    pub fn find(&self, client_id: &str) -> Option<Found> {
-        let state = self.state();
-        let outbox = Arc::clone(state.hub.outbox(client_id)?);
-        let channels = state.hub.channels(client_id).to_vec();
-        Some(Found { outbox, channels })
+    pub fn find(&self, client_id: &str) -> Option<Socket> {
+        self.state().hub.get(client_id).cloned()
     }
 
     pub fn clients(&self) -> usize {

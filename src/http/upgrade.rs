@@ -117,7 +117,7 @@ fn accept(
             Ok(parts) => {
                 let (member, greeting) = join(&relay, query, visitor);
                 debug!(client_id = %member.client_id, "socket opened");
-                let presence = relay.lifecycle.opened(&member.client_id, ip);
+                let presence = relay.lifecycle.opened(&member.client_id, member.visitor.user.as_ref(), ip);
                 if !relay.health.phase().takes_sockets() {
                     // The VM began to leave between the answer and now.
                     member.outbox.close(Close::come_back(CloseCode::Restart, 1_000));

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 pub use self::outbox::{Batch, Notice, Outbox};
 use crate::channel::Channel;
+use crate::clock;
 use crate::frame::Frame;
 
 #[derive(Default)]
@@ -19,14 +20,26 @@ pub struct Hub {
     channels: HashMap<Channel, HashMap<Arc<str>, Arc<Outbox>>>,
 }
 
-struct Socket {
-    outbox: Arc<Outbox>,
-    channels: Vec<Channel>,
+/// One socket, as others may know it.
+#[derive(Clone)]
+pub struct Socket {
+    pub outbox: Arc<Outbox>,
+    pub channels: Vec<Channel>,
+    /// Who it is of, where that is known.
+    pub user: Option<Arc<str>>,
+    /// When it came, in ms since the epoch.
+    pub opened_at: i64,
+}
+
+impl Socket {
+    pub fn new(outbox: Arc<Outbox>, user: Option<Arc<str>>) -> Self {
+        Self { outbox, channels: Vec::new(), user, opened_at: clock::now_millis() }
+    }
 }
 
 impl Hub {
-    pub fn join(&mut self, client_id: Arc<str>, outbox: Arc<Outbox>) {
-        self.sockets.insert(client_id, Socket { outbox, channels: Vec::new() });
+    pub fn join(&mut self, client_id: Arc<str>, socket: Socket) {
+        self.sockets.insert(client_id, socket);
     }
 
     pub fn leave(&mut self, client_id: &str) {
@@ -74,8 +87,8 @@ impl Hub {
         self.sockets.get(client_id).map_or(&[], |socket| &socket.channels)
     }
 
-    pub fn outbox(&self, client_id: &str) -> Option<&Arc<Outbox>> {
-        self.sockets.get(client_id).map(|socket| &socket.outbox)
+    pub fn get(&self, client_id: &str) -> Option<&Socket> {
+        self.sockets.get(client_id)
     }
 
     pub fn len(&self) -> usize {
@@ -131,7 +144,7 @@ mod tests {
         let mut hub = Hub::default();
         let outboxes = [Arc::new(Outbox::new(1_000)), Arc::new(Outbox::new(1_000))];
         for (name, outbox) in ["a", "b"].into_iter().zip(&outboxes) {
-            hub.join(name.into(), Arc::clone(outbox));
+            hub.join(name.into(), Socket::new(Arc::clone(outbox), None));
         }
         (hub, outboxes)
     }

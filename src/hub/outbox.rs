@@ -25,8 +25,6 @@ pub struct Outbox {
     /// Something waits. One permit is enough: the taker takes all.
     changed: Notify,
     limit: usize,
-    /// When the socket came, in ms since the epoch.
-    pub opened_at: i64,
 }
 
 /// Becomes true when a frame is written; dropped before, it never will be.
@@ -50,7 +48,7 @@ struct Notices {
 
 impl Outbox {
     pub fn new(limit: usize) -> Self {
-        Self { state: Mutex::default(), changed: Notify::new(), limit, opened_at: clock::now_millis() }
+        Self { state: Mutex::default(), changed: Notify::new(), limit }
     }
 
     /// Adds a frame; false when the socket is being closed, or is now, being too far behind.

@@ -319,12 +319,16 @@ async fn a_socket_that_does_not_read_ends_with_its_token_too() {
 
 #[tokio::test]
 async fn a_token_names_its_user_and_their_channels() {
-    let vm = Vm::alone(&[("AUTH_SECRET", SECRET)]).await;
+    let vm = Vm::alone(&[("AUTH_SECRET", SECRET), ("API_KEY", "0123456789abcdef")]).await;
     let ann = token(&claims(json!({"channels": ["room", "environment:*"]})));
     let bob = token(&claims(json!({"sub": "bob", "channels": ["*", "user:ann"]})));
     let mut ann = Client::connect(vm.port, &format!("/ws?token={ann}")).await;
     let mut bob = Client::connect(vm.port, &format!("/ws?token={bob}")).await;
     assert_eq!(ann.connected["channels"], json!(["user:ann"]));
+    let path = format!("/connections/{}", ann.id());
+    let key = [("authorization", "Bearer 0123456789abcdef")];
+    let told = get_with(vm.port, &path, &key).await.json();
+    assert_eq!((&told["user"], &told["channels"]), (&json!("ann"), &json!(["user:ann"])));
     for (channel, may) in [("room", true), ("environment:42", true), ("rooms", false), ("user:bob", false)] {
         ann.send(json!({"type": "subscribe", "channel": channel, "id": channel})).await;
         let answers = ann.settle().await;
