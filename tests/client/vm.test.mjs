@@ -3,47 +3,12 @@
  */
 
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { createInterface } from "node:readline";
 import { test } from "node:test";
-import { fileURLToPath } from "node:url";
 
 import { AlienClient } from "../../static/client.js";
 import { FakeStorage, ids, valueOf } from "./fake.mjs";
-
-const BUILT = fileURLToPath(new URL("../../target/release/alien-alert", import.meta.url));
-
-/** Starts a VM alone; its process and its port. */
-async function start(context, port = 0) {
-  const env = { HOST: "127.0.0.1", PORT: String(port), LOG_FORMAT: "json" };
-  const vm = spawn(process.env.ALIEN_ALERT_BIN ?? BUILT, { env, stdio: ["ignore", "ignore", "pipe"] });
-  context.after(() => vm.kill("SIGKILL"));
-  await new Promise((ready) => {
-    createInterface({ input: vm.stderr }).on("line", (line) => {
-      const { message } = JSON.parse(line);
-      port = /^listening on .*:(\d+)$/.exec(message)?.[1] ?? port;
-      if (message.startsWith("ready")) ready();
-    });
-  });
-  return { vm, url: `ws://127.0.0.1:${port}/ws`, port };
-}
-
-/** A connected client. */
-async function connect(context, url, storage = null) {
-  const client = new AlienClient(url, { storage });
-  context.after(() => client.close());
-  client.connect();
-  await until(client.status, (state) => state === "connected");
-  return client;
-}
-
-/** Waits for what a store must come to hold. */
-function until(store, holds) {
-  return new Promise((resolve) => {
-    const end = store.subscribe((value) => holds(value) && queueMicrotask(() => resolve(end())));
-  });
-}
+import { connect, start, until } from "./vm.mjs";
 
 test("a page that is loaded anew has its list and what was sent meanwhile", { timeout: 30_000 }, async (context) => {
   const { url } = await start(context);
@@ -75,7 +40,7 @@ test("a client comes back when its VM does, and hears on", { timeout: 30_000 }, 
   vm.kill("SIGTERM");
   await until(client.status, (state) => state === "waiting");
   await once(vm, "exit");
-  await start(context, port);
+  await start(context, { port });
   await until(client.status, (state) => state === "connected");
   await client.alert({ place: "after" });
   await until(client.events, ({ length }) => length === 2);
