@@ -30,8 +30,11 @@ const ANSWER: Duration = Duration::from_secs(35);
 /// How the log names an outage.
 const OUTAGE: &str = "no way through the topic";
 
-/// Google's client opens its stream again by itself and says nothing; the emulator does not notice that the
-/// old one has ended, and goes on handing it every other message, each for 10 s.
+/// And that something did not come.
+const HOLE: &str = "events of other VMs have not come";
+
+/// Google's client opens its stream again by itself and says nothing. The emulator seems to go on handing
+/// messages to the old one, each for the 10 s of a lease: then they are late, or a hole is noticed and sought.
 #[tokio::test]
 async fn connections_are_cut() {
     let mut scene = Scene::start().await;
@@ -43,8 +46,9 @@ async fn connections_are_cut() {
         listener.hears(&all, RECOVERY).await;
     }
     // It may be mended faster than anyone could say so.
-    assert!(scene.outages() <= 1, "{:?}", scene.ams.lines(OUTAGE));
-    let times = format!("all alerts heard after {:.1?}", begun.elapsed());
+    assert!(scene.outages().len() <= 1, "{:?}", scene.outages());
+    let noticed = scene.ams.lines(HOLE).len();
+    let times = format!("all alerts heard after {:.1?}, holes sought: {noticed}", begun.elapsed());
     scene.end("connections cut", &times).await;
 }
 
@@ -118,7 +122,7 @@ async fn lasting(
     let recovered = mended.elapsed();
     let times = format!("noticed after {noticed:.1?}, recovered {recovered:.1?} after its end");
     scene.end(what, &times).await;
-    assert_eq!(scene.outages(), 1, "{:?}", scene.ams.lines(OUTAGE));
+    scene.assert_named_once();
 }
 
 /// A fault that happens once and leaves the rest to the VM.
@@ -127,13 +131,18 @@ async fn passing(what: &str, fault: impl AsyncFnOnce(&mut Scene)) {
     let begun = Instant::now();
     fault(&mut scene).await;
     scene.alert("during").await;
-    within_for(NOTICE, "line in the log", scene.ams.logged(OUTAGE)).await;
+    within_for(NOTICE, "line in the log", async {
+        while scene.outages().is_empty() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
     let noticed = begun.elapsed();
     scene.health(200, RECOVERY).await;
     let recovered = begun.elapsed();
     let times = format!("noticed after {noticed:.1?}, recovered after {recovered:.1?}");
     scene.end(what, &times).await;
-    assert_eq!(scene.outages(), 1, "{:?}", scene.ams.lines(OUTAGE));
+    scene.assert_named_once();
 }
 
 struct Scene {
@@ -144,6 +153,8 @@ struct Scene {
     /// A socket on each, in the same order.
     listeners: [Listener; 2],
     sent: Vec<Sent>,
+    /// Outages at the start, where the emulator is slow to answer.
+    early: usize,
 }
 
 /// An alert and the socket that it was sent on.
@@ -163,10 +174,11 @@ impl Scene {
         ams.ready().await;
         sin.ready().await;
         let listeners = [Listener::connect(ams.port).await, Listener::connect(sin.port).await];
-        let mut scene = Self { emulator, proxy, ams, sin, listeners, sent: Vec::new() };
+        let mut scene = Self { emulator, proxy, ams, sin, listeners, sent: Vec::new(), early: 0 };
         scene.alert("before").await;
         scene.all_confirmed().await;
         scene.all_heard().await;
+        scene.early = scene.ams.lines(OUTAGE).len();
         scene
     }
 
@@ -229,8 +241,7 @@ impl Scene {
     /// When it is over, all four have the same list: two that were there, and two that come now.
     async fn end(&mut self, what: &str, times: &str) {
         let answers = self.all_confirmed().await;
-        let named =
-            self.ams.lines(OUTAGE).first().map_or("nothing".into(), |line| line["reason"].to_string());
+        let named = self.outages().first().map_or("nothing".into(), |line| line["reason"].to_string());
         println!("{what}: {times}{answers}; named as {named}");
         // What comes twice would be among what comes before this.
         self.alert("after").await;
@@ -250,8 +261,17 @@ impl Scene {
         }
     }
 
-    /// How often the log of `ams` told of one.
-    fn outages(&self) -> usize {
-        self.ams.lines(OUTAGE).iter().filter(|line| line["level"] == "WARN").count()
+    /// What the log of `ams` told of since all was well.
+    fn outages(&self) -> Vec<Value> {
+        let warnings = self.ams.lines(OUTAGE).into_iter().filter(|line| line["level"] == "WARN");
+        warnings.skip(self.early).collect()
+    }
+
+    /// A fault is named once. The emulator's old stream may take the beacons after it, which is another.
+    fn assert_named_once(&self) {
+        let outages = self.outages();
+        let first = outages.first().map(|line| &line["reason"]);
+        let same = outages.iter().filter(|line| Some(&line["reason"]) == first).count();
+        assert_eq!(same, 1, "{outages:?}");
     }
 }

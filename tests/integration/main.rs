@@ -27,6 +27,7 @@ mod http;
 mod lifecycle;
 mod limits;
 mod misconfiguration;
+mod model;
 mod restart;
 mod start;
 mod tidy;

@@ -22,6 +22,7 @@ use google_cloud_pubsub::publisher::PublishFuture;
 use google_cloud_pubsub::subscriber::MessageStream;
 use google_cloud_pubsub::subscriber::ShutdownBehavior;
 use google_cloud_pubsub::subscriber::handler::Handler;
+use tokio::time::sleep;
 use tracing::warn;
 
 pub use self::credentials::Credentials;
@@ -34,6 +35,9 @@ use crate::identity::Identity;
 /// How long one try to publish may take before Google's library gives it up. The next try is the
 /// caller's: it may go over another connection, and knows when time is over.
 const PUBLISH_TRY: Duration = Duration::from_secs(5);
+
+/// How long a subscription that is made anew is not there.
+const ABSENCE: Duration = Duration::from_millis(200);
 
 /// The attribute that names the one VM a message is for.
 const TO: &str = "to";
@@ -133,6 +137,9 @@ impl PubSub {
             *self.0.publisher.write().unwrap_or_else(PoisonError::into_inner) = fresh;
             // The old stream may still be taking messages, into a connection that nobody reads.
             self.delete_subscription().await?;
+            // The emulator's streams seem to look the name up every so often: one that never found it
+            // missing would go on with the new subscription, and take messages from it.
+            sleep(ABSENCE).await;
         }
         self.make_subscription().await?;
         if !self.0.looked_at_topic.swap(true, Ordering::Relaxed) {
