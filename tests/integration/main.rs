@@ -16,6 +16,7 @@ mod api_documents;
 mod auth;
 mod browser;
 mod browser_catch_up;
+mod browser_channels;
 mod bus;
 mod channels;
 mod connections;
