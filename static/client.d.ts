@@ -54,7 +54,8 @@ export type Broadcast<Data = any> = AppEvent<"broadcast", Data> & Sent;
 export interface Direct<Data = any> {
   type: "direct";
   id: string;
-  senderId: string;
+  /** Not there where an app's backend sent it. */
+  senderId?: string;
   data: Data;
   timestamp: number;
 }

@@ -3,6 +3,7 @@
  */
 
 import assert from "node:assert/strict";
+import { createHmac } from "node:crypto";
 import { once } from "node:events";
 import { test } from "node:test";
 
@@ -28,7 +29,8 @@ test("a page that is loaded anew has its list and what was sent meanwhile", { ti
   after.connect();
   await until(after.status, (state) => state === "connected");
   await sender.alert({ place: "live" });
-  await until(after.events, ({ length }) => length === 4);
+  // A confirmation may come before the event itself.
+  for (const { events } of [sender, after]) await until(events, ({ length }) => length === 4);
   assert.deepEqual(told, [["meanwhile", true], true, ["live", false]]);
   assert.deepEqual(ids(valueOf(after.events)), ids(valueOf(sender.events)));
 });
@@ -84,4 +86,32 @@ test("a channel is heard over a lost connection, a late join and a reload", { ti
   await until(again.events, ({ length }) => length === 5);
   await until(outsider.events, ({ length }) => length === 1);
   assert.deepEqual(valueOf(again.events).at(-1).type, "alert");
+});
+
+test("tokens are renewed before they end, and nobody notices", { timeout: 30_000 }, async (context) => {
+  const AUTH_SECRET = "a secret for the tests of tokens, of 32 bytes";
+  const { url } = await start(context, { env: { AUTH_SECRET } });
+  const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
+  const token = () => {
+    const exp = Math.floor(Date.now() / 1000) + 3;
+    const signed = `${part({ alg: "HS256" })}.${part({ sub: "ann", exp, channels: ["news"] })}`;
+    return `${signed}.${createHmac("sha256", AUTH_SECRET).update(signed).digest("base64url")}`;
+  };
+  const client = new AlienClient(url, { token, storage: null });
+  context.after(() => client.close());
+  client.subscribe("news");
+  client.connect();
+  await until(client.status, (state) => state === "connected");
+  const [states, connections] = [[], []];
+  client.on("state", (state) => states.push(state));
+  await new Promise((resolve) => {
+    client.on("connected", ({ clientId, channels }) => {
+      connections.push([clientId, channels.sort()]);
+      if (connections.length === 3) resolve();
+    });
+  });
+  assert.equal(new Set(connections.map(([clientId]) => clientId)).size, 3);
+  assert.deepEqual(connections[2][1], ["news", "user:ann"]);
+  await client.alert({ place: "after" });
+  assert.deepEqual(states, []);
 });
