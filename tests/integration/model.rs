@@ -31,11 +31,12 @@ const VMS: usize = 3;
 const CLIENTS: usize = 6;
 
 /// How long things happen.
-const STORM: Duration = Duration::from_secs(30);
+const STORM: Duration = Duration::from_secs(20);
 
-/// When all is mended, all is well within this: a hung path is given up after 10 s and tried again within
-/// 15 s; what did not come is sought 10 s after it is known of, and 10 s later over a new subscription.
-const CALM: Duration = Duration::from_secs(60);
+/// When all is mended, all is well within this. What was last published is known of by a beacon; a hung path is
+/// given up after 10 s and tried again within 15 s; what did not come is sought within 15 s, and within 30 s
+/// more over a new subscription.
+const CALM: Duration = Duration::from_secs(75);
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
