@@ -24,7 +24,7 @@ use crate::history::Seen;
 use crate::hub::Socket;
 use crate::identity::Identity;
 use crate::publishing::Publishing;
-use crate::relay::{Member, RETRY_AFTER, Relay};
+use crate::relay::{Member, NOT_TAKEN, RETRY_AFTER, Relay, report};
 use crate::wire::{Close, CloseCode, ErrorCode, reply};
 
 /// How long who asks waits for the answer.
@@ -163,14 +163,11 @@ impl Relay {
         let ask = Ask { id: Uuid::new_v4().to_string(), from: None, client_id: to.0.clone(), wish };
         let message = to_instance(to.instance(), Told::Ask(ask));
         self.publishing.send(message, move |confirmed| {
-            sender.push(match confirmed {
-                Ok(()) => reply::ack(id.as_deref(), &event_id),
-                Err(error) => {
-                    debug!(event_id, %error, "message to a connection not published");
-                    let why = "the topic did not take it; send it again with the same id";
-                    reply::error(ErrorCode::Unavailable, why, id.as_deref(), Some(RETRY_AFTER))
-                }
+            let confirmed = confirmed.map_err(|error| {
+                debug!(event_id, %error, "message to a connection not published");
+                NOT_TAKEN
             });
+            report(&sender, id.as_deref(), &event_id, confirmed);
         });
     }
 

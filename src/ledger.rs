@@ -111,7 +111,7 @@ impl Ledger {
     /// Notes an event that was published at `at` (µs); false when it was heard before.
     pub fn hear(&mut self, instance: &str, sequence: &Sequence, at: i64) -> bool {
         let number = sequence.number;
-        let run = self.run(instance, sequence, at);
+        let Some(run) = self.run(instance, sequence, at) else { return true };
         let new = if number >= run.next {
             run.expect(number, at);
             run.next = number + 1;
@@ -126,7 +126,7 @@ impl Ledger {
     /// Notes what a VM says at `at` (µs) of a process, its own or another's: all up to
     /// `sequence.number` is on the topic, but for the numbers it gave up.
     pub fn learn(&mut self, instance: &str, sequence: &Sequence, given_up: &[Range<u64>], at: i64) {
-        let run = self.run(instance, sequence, at);
+        let Some(run) = self.run(instance, sequence, at) else { return };
         run.expect(sequence.number.saturating_add(1), at);
         for numbers in given_up.iter().take(MAX_RANGES) {
             run.change(numbers, State::GivenUp);
@@ -141,40 +141,44 @@ impl Ledger {
             return;
         }
         self.learn(&heard.instance, &heard.sequence, &[], at);
-        let run = self.run(&heard.instance, &heard.sequence, at);
+        let Some(run) = self.run(&heard.instance, &heard.sequence, at) else { return };
         for numbers in heard.lost.iter().take(MAX_RANGES) {
             run.change(numbers, State::Lost);
         }
     }
 
-    fn run(&mut self, instance: &str, sequence: &Sequence, at: i64) -> &mut Run {
+    /// The process that says or is said so; it is there after this.
+    fn run(&mut self, instance: &str, sequence: &Sequence, at: i64) -> Option<&mut Run> {
         let first = sequence.first.clamp(1, sequence.number.saturating_add(1));
         // Another clock may be ahead; the topic's is the one that counts.
         let first_at = sequence.first_at.saturating_mul(1000).min(at);
         let is_known = |runs: &Vec<Run>| runs.iter().any(|run| run.started == sequence.started);
         if !self.runs.get(instance).is_some_and(is_known) {
-            if self.count >= MAX_RUNS {
-                self.forget_oldest();
-            }
-            self.count += 1;
-            let started = sequence.started.saturating_mul(1000).min(first_at);
-            let run = Run {
-                started: sequence.started,
-                first: 1,
-                first_at: started,
-                next: 1,
-                at: first_at,
-                holes: Vec::new(),
-            };
-            self.runs.entry(instance.to_owned()).or_default().push(run);
+            self.begin(instance, sequence.started, first_at);
         }
-        let runs = self.runs.entry(instance.to_owned()).or_default();
-        let index = runs.iter().position(|run| run.started == sequence.started).unwrap_or(0);
-        let run = &mut runs[index];
+        // A name of its own is made for the first event of an instance only.
+        let runs = self.runs.get_mut(instance)?;
+        let run = runs.iter_mut().find(|run| run.started == sequence.started)?;
         if run.raise(first, first_at) {
             self.reaches = self.reaches.max(first_at);
         }
-        run
+        Some(run)
+    }
+
+    fn begin(&mut self, instance: &str, started: i64, first_at: i64) {
+        if self.count >= MAX_RUNS {
+            self.forget_oldest();
+        }
+        self.count += 1;
+        let run = Run {
+            started,
+            first: 1,
+            first_at: started.saturating_mul(1000).min(first_at),
+            next: 1,
+            at: first_at,
+            holes: Vec::new(),
+        };
+        self.runs.entry(instance.to_owned()).or_default().push(run);
     }
 
     /// What is to be done now about holes that stay open.
@@ -215,8 +219,8 @@ impl Ledger {
         }
     }
 
-    /// Whether nothing is awaited.
-    pub fn is_whole(&self) -> bool {
+    #[cfg(test)]
+    fn is_whole(&self) -> bool {
         self.awaited_since().is_none()
     }
 
@@ -224,8 +228,9 @@ impl Ledger {
     pub fn missing(&self, since: i64) -> Option<(i64, i64)> {
         self.holes()
             .filter(|hole| hole.published.1 >= since)
-            .filter(|hole| hole.state == State::Lost || hole.is_awaited())
-            .filter(|hole| hole.state == State::Lost || hole.noticed.elapsed() > OVERTAKING)
+            .filter(|hole| {
+                hole.state == State::Lost || (hole.is_awaited() && hole.noticed.elapsed() > OVERTAKING)
+            })
             .map(|hole| hole.published)
             .reduce(|(from, to), (other_from, other_to)| (from.min(other_from), to.max(other_to)))
     }

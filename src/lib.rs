@@ -5,7 +5,9 @@
 //! [`health`] says whether it is. The [`relay`] gives what clients send to [`publishing`], which
 //! does not let go before the bus has it, and passes what the bus brings to the sockets in its
 //! [`hub`]. Its memory are the [`history`], the [`fleet`], and the [`ledger`] of what is missing.
-//! Clients come in by [`http`] and stay as a [`socket`] each; what is said there is in [`wire`].
+//! Clients come in by [`http`], where [`auth`] lets them, and stay as a [`socket`] each; what is said
+//! there is in [`wire`]. A backend reaches one of them by [`connections`], and hears of their coming
+//! and going by [`lifecycle`].
 
 pub mod vm;
 

@@ -151,7 +151,8 @@ impl Client {
         }
     }
 
-    /// The later of two cursors; they are of one topic and of one length here.
+    /// The later of two cursors; they are of one topic and of one length here. `client.js` takes the last
+    /// one that it heard and so asks for more again: this asks more of the server.
     fn keep(&mut self, cursor: &Value) {
         let cursor = cursor.as_str().unwrap();
         if self.cursor.as_deref().is_none_or(|known| known < cursor) {

@@ -80,7 +80,7 @@ impl Publishing {
         event.sequence = self.numbers().next();
         let number = event.sequence.number;
         let message = Message { data: Told::Event(event).encode(), to: None };
-        // Under way when this returns, so that events leave in the order of their numbers.
+        // Under way when this returns, so that what one socket sends leaves in its order.
         let first = self.0.bus.publish(message.clone());
         let publishing = self.clone();
         self.0.tasks.spawn(async move {

@@ -36,6 +36,9 @@ use crate::wire::{Close, CloseCode, ErrorCode, reply};
 /// When a client may try again what the topic did not take.
 pub const RETRY_AFTER: Duration = Duration::from_secs(2);
 
+/// What a sender is told then.
+pub const NOT_TAKEN: &str = "the topic did not take it; send it again with the same id";
+
 /// Fleet frames a second that a VM may spend on figures; membership is told at once.
 const FLEET_FRAMES: usize = 1_000;
 
@@ -307,12 +310,7 @@ impl Relay {
     /// Puts a socket's event on the bus, and tells it when it is there for certain, or is not.
     fn publish_for(self: &Arc<Self>, event: Event, id: Option<String>, sender: Arc<Outbox>) {
         let event_id = event.id.clone();
-        self.publish(event, move |confirmed| {
-            sender.push(match confirmed {
-                Ok(()) => reply::ack(id.as_deref(), &event_id),
-                Err(why) => reply::error(ErrorCode::Unavailable, why, id.as_deref(), Some(RETRY_AFTER)),
-            });
-        });
+        self.publish(event, move |confirmed| report(&sender, id.as_deref(), &event_id, confirmed));
     }
 
     /// Puts an event on the bus; `done` hears when it is there for certain, or why it is not.
@@ -331,7 +329,7 @@ impl Relay {
             relay.metrics.published(begun.elapsed(), confirmed.is_ok());
             done(confirmed.map_err(|error| {
                 debug!(event_id, %error, "event not published");
-                "the topic did not take it; send it again with the same id"
+                NOT_TAKEN
             }));
         });
     }
@@ -537,6 +535,14 @@ impl Relay {
             PoisonError::into_inner(poisoned)
         })
     }
+}
+
+/// Tells a sender that the bus has its message for certain, or why it has not.
+pub fn report(sender: &Outbox, id: Option<&str>, event_id: &str, confirmed: Result<(), &str>) {
+    sender.push(match confirmed {
+        Ok(()) => reply::ack(id, event_id),
+        Err(why) => reply::error(ErrorCode::Unavailable, why, id, Some(RETRY_AFTER)),
+    });
 }
 
 /// Tells a socket that what it asked is not done, and why.

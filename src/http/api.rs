@@ -12,11 +12,10 @@ use warp::path::Tail;
 use warp::reply::{Reply as _, Response};
 use warp::{Filter, Rejection};
 
-use super::{api_key, error};
+use super::backend::{check_key, invalid, message_id, refuse, too_large, unavailable};
 use crate::channel::Channel;
 use crate::event::Kind;
-use crate::relay::{RETRY_AFTER, Relay};
-use crate::wire::ErrorCode;
+use crate::relay::Relay;
 use crate::wire::request::{self, Invalid};
 
 /// The `senderId` of an alert that no connection sent.
@@ -46,7 +45,7 @@ pub fn routes(relay: Arc<Relay>) -> BoxedFilter<(Response,)> {
 }
 
 async fn alert(relay: &Arc<Relay>, headers: &HeaderMap, body: &[u8]) -> Result<Response, Box<Response>> {
-    api_key::check(relay, headers)?;
+    check_key(relay, headers)?;
     let json = text(relay, body)?;
     let data = request::landing_of(if json.trim().is_empty() { "{}" } else { json }).map_err(refused)?;
     publish(relay, headers, Kind::Alert, None, data).await
@@ -58,10 +57,10 @@ async fn tell(
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Response, Box<Response>> {
-    api_key::check(relay, headers)?;
+    check_key(relay, headers)?;
     // A channel's slashes may stand for themselves; other characters may come encoded.
     let name = percent_decode_str(channel).decode_utf8_lossy();
-    let channel = Channel::new(&name).map_err(|bad| invalid(&bad.to_string()))?;
+    let channel = Channel::new(&name).map_err(invalid)?;
     let (kind, data) = request::app_event(text(relay, body)?).map_err(refused)?;
     publish(relay, headers, kind, Some(channel), data).await
 }
@@ -77,10 +76,7 @@ async fn publish(
     struct Accepted<'a> {
         id: &'a str,
     }
-    let key = headers.get("idempotency-key").map(|key| key.to_str().unwrap_or_default());
-    let id = key.map(request::checked_id).transpose();
-    let id = id.map_err(|bad| invalid(&format!("Idempotency-Key: {}", bad.message)))?;
-    let event = relay.event(kind, channel, data, id, BACKEND.into());
+    let event = relay.event(kind, channel, data, message_id(headers)?, BACKEND.into());
     let id = event.id.clone();
     let (done, confirmed) = oneshot::channel();
     relay.publish(event, move |answer| {
@@ -92,11 +88,7 @@ async fn publish(
             let body = warp::reply::json(&Accepted { id: &id });
             Ok(warp::reply::with_status(body, StatusCode::ACCEPTED).into_response())
         }
-        Err(why) => {
-            let mut answer = error(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, why);
-            answer.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER.as_secs().into());
-            Err(Box::new(answer))
-        }
+        Err(why) => Err(unavailable(why)),
     }
 }
 
@@ -118,16 +110,11 @@ fn body() -> impl Filter<Extract = (Bytes,), Error = Rejection> + Clone {
 fn text<'a>(relay: &Relay, body: &'a [u8]) -> Result<&'a str, Box<Response>> {
     let most = relay.config.limits.message_bytes;
     if body.len() > most {
-        let why = format!("the body has more than {most} bytes");
-        return Err(Box::new(error(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::TooLarge, &why)));
+        return Err(too_large(most));
     }
     std::str::from_utf8(body).map_err(|_| invalid("the body is not UTF-8"))
 }
 
 fn refused(bad: Invalid) -> Box<Response> {
-    Box::new(error(StatusCode::BAD_REQUEST, bad.code, &bad.message))
-}
-
-fn invalid(why: &str) -> Box<Response> {
-    Box::new(error(StatusCode::BAD_REQUEST, ErrorCode::InvalidField, why))
+    refuse(StatusCode::BAD_REQUEST, bad.code, bad.message)
 }

@@ -9,18 +9,14 @@ use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
 use warp::Filter;
 use warp::filters::BoxedFilter;
-use warp::http::{HeaderMap, Method, StatusCode, header};
+use warp::http::{HeaderMap, Method, StatusCode};
 use warp::reply::{Reply as _, Response};
 
-use super::{api_key, error};
+use super::backend::{check_key, invalid, message_id, refuse, too_large, unavailable};
 use crate::connections::{ClientId, Unreached, letter};
 use crate::event::{Outcome, Wish};
 use crate::relay::Relay;
 use crate::wire::ErrorCode;
-use crate::wire::request::checked_id;
-
-/// The message's id, so that a retry is the same message.
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 pub fn routes(relay: Arc<Relay>) -> BoxedFilter<(Response,)> {
     let method = warp::get().or(warp::post()).unify().or(warp::delete()).unify();
@@ -46,7 +42,7 @@ async fn handle(
     headers: &HeaderMap,
     body: impl Stream<Item = Result<impl Buf, warp::Error>>,
 ) -> Result<Response, Box<Response>> {
-    api_key::check(relay, headers)?;
+    check_key(relay, headers)?;
     let id = percent_decode_str(id).decode_utf8().ok().and_then(|id| ClientId::parse(&id));
     let id = id.ok_or_else(|| invalid("clientId: expected one as \"connected\" tells it"))?;
     let (message, wish) = match *method {
@@ -66,23 +62,14 @@ async fn handle(
     })
 }
 
-fn message_id(headers: &HeaderMap) -> Result<Option<String>, Box<Response>> {
-    let Some(key) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
-    let key = key.to_str().ok().and_then(|key| checked_id(key).ok());
-    key.map(Some).ok_or_else(|| invalid("Idempotency-Key: expected 1 to 64 printable characters"))
-}
-
 async fn data(
     relay: &Relay,
     body: impl Stream<Item = Result<impl Buf, warp::Error>>,
 ) -> Result<Box<RawValue>, Box<Response>> {
     let most = relay.config.limits.message_bytes;
-    let body = read(body, most).await.ok_or_else(|| {
-        let why = format!("the body: expected at most {most} bytes");
-        refuse(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::TooLarge, &why)
-    })?;
+    let body = read(body, most).await.ok_or_else(|| too_large(most))?;
     serde_json::from_slice(&body).map_err(|error| {
-        refuse(StatusCode::BAD_REQUEST, ErrorCode::InvalidJson, &format!("the body is not JSON: {error}"))
+        refuse(StatusCode::BAD_REQUEST, ErrorCode::InvalidJson, format!("the body is not JSON: {error}"))
     })
 }
 
@@ -109,18 +96,6 @@ fn unreached(why: Unreached) -> Box<Response> {
             ErrorCode::Unavailable,
             "its VM did not answer in 2 s; it may have been done, and the same Idempotency-Key is safe",
         ),
-        Unreached::Unavailable(why) => {
-            let mut refusal = refuse(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::Unavailable, &why);
-            refusal.headers_mut().insert(header::RETRY_AFTER, 2.into());
-            refusal
-        }
+        Unreached::Unavailable(why) => unavailable(why),
     }
-}
-
-fn invalid(why: &str) -> Box<Response> {
-    refuse(StatusCode::BAD_REQUEST, ErrorCode::InvalidField, why)
-}
-
-fn refuse(status: StatusCode, code: ErrorCode, why: &str) -> Box<Response> {
-    Box::new(error(status, code, why))
 }

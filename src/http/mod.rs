@@ -3,7 +3,7 @@
 mod address;
 mod admission;
 mod api;
-mod api_key;
+mod backend;
 mod connections;
 mod page;
 mod server;
@@ -22,8 +22,6 @@ use warp::reply::{Reply, Response};
 use warp::{Filter, Rejection};
 
 pub use self::server::{MAX_CONNECTIONS, serve};
-use crate::auth::ApiRefusal;
-use crate::metrics::Metrics;
 use crate::relay::Relay;
 use crate::wire::ErrorCode;
 
@@ -75,25 +73,6 @@ fn error(status: StatusCode, code: ErrorCode, message: &str) -> Response {
     }
     let body = warp::reply::json(&Body { error: Details { code, message } });
     warp::reply::with_status(body, status).into_response()
-}
-
-/// The answer to a request that may not ask what only the backend may.
-pub fn refuse_api(metrics: &Metrics, refusal: ApiRefusal) -> Response {
-    metrics.api_rejected(refusal.name());
-    let (status, code) = match refusal {
-        ApiRefusal::NotConfigured => (StatusCode::FORBIDDEN, ErrorCode::Forbidden),
-        ApiRefusal::Missing | ApiRefusal::Wrong => (StatusCode::UNAUTHORIZED, ErrorCode::Forbidden),
-        ApiRefusal::TooFast(_) => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::RateLimited),
-    };
-    let mut response = error(status, code, &refusal.to_string());
-    let headers = response.headers_mut();
-    if status == StatusCode::UNAUTHORIZED {
-        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    }
-    if let ApiRefusal::TooFast(seconds) = refusal {
-        headers.insert(header::RETRY_AFTER, seconds.into());
-    }
-    response
 }
 
 /// What no route took.

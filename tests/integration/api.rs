@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::client::Client;
 use crate::support::emulator::Emulator;
-use crate::support::http::{Answer, request};
+use crate::support::http::{Answer, get, request};
 use crate::support::vm::Vm;
 
 const KEY: &str = "a-key-for-the-backend";
@@ -115,4 +115,7 @@ async fn a_key_that_is_used_too_fast_is_told_to_wait() {
     let answer = post(&vm, "/alerts", &[], "{}").await;
     assert_eq!((answer.status, answer.header("retry-after")), (429, "1"));
     assert_eq!(answer.json()["error"]["code"], "rate_limited");
+    let metrics = get(vm.port, "/metrics").await;
+    let counted = r#"alien_alert_api_rejected_total{reason="key_rate"} 1"#;
+    assert!(metrics.text().contains(counted), "{}", metrics.text());
 }

@@ -241,7 +241,7 @@ fn cursor(text: &str) -> Option<&str> {
     None
 }
 
-/// As `client.js` compares them.
+/// Stricter than `client.js`, which takes the last one that it heard: these ask for less again.
 fn is_later(cursor: &str, known: &str) -> bool {
     let at = |cursor: &str| {
         let at = cursor.split('-').nth(1).unwrap_or_default();
