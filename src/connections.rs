@@ -144,7 +144,7 @@ impl Relay {
 
     /// Sends one client's message to another, and tells the sender when the bus has it.
     pub fn direct(&self, from: &Member, to: &ClientId, data: Box<RawValue>, id: Option<String>) {
-        let sender = Arc::clone(&from.outbox);
+        let sender = from.outbox.clone();
         let refuse = |code, why: &str, wait| reply::error(code, why, id.as_deref(), wait);
         match self.locate(to) {
             Ok(()) => {}
@@ -353,7 +353,8 @@ mod tests {
     use crate::bus::Bus;
     use crate::bus::memory::Topic;
     use crate::config::Config;
-    use crate::hub::Outbox;
+    use crate::hub::Hub;
+    use crate::shard::{Command, Mailbox, Message as Own};
 
     #[test]
     fn ids_of_connections_are_known_by_their_form() {
@@ -368,12 +369,15 @@ mod tests {
         }
     }
 
-    fn connections() -> (Connections, Socket) {
+    /// A connection and its shard.
+    fn connections() -> (Connections, Socket, Mailbox) {
         let config = Config::from_vars([]).unwrap();
         let bus = Bus::Memory(Topic::new(config.history).member());
         let publishing = Publishing::new(bus, config.history.age);
-        let outbox = Arc::new(Outbox::new(100_000));
-        (Connections::new(config.identity, publishing), Socket::new(outbox, None))
+        let shard = Mailbox::default();
+        let mut hub = Hub::new(Arc::new([shard.clone()]));
+        hub.join("c@vm".into(), None);
+        (Connections::new(config.identity, publishing), hub.get("c@vm").unwrap().clone(), shard)
     }
 
     fn write(id: &str, ask: &str, from: Option<&str>) -> Ask {
@@ -381,33 +385,39 @@ mod tests {
         Ask { id: ask.into(), from: from.map(str::to_owned), client_id: "c@vm".into(), wish }
     }
 
+    /// What the shard is to write to it.
+    fn said(shard: &Mailbox) -> Vec<Own> {
+        let commands = shard.waiting().into_iter();
+        let said = commands.filter_map(|command| match command {
+            Command::Say(_, message) => Some(message),
+            _ => None,
+        });
+        said.collect()
+    }
+
     #[tokio::test]
     async fn a_message_is_handed_on_once_however_often_it_comes() {
-        let (connections, found) = connections();
-        let outbox = Arc::clone(&found.outbox);
-        let again = || Some(Socket::new(Arc::clone(&outbox), None));
+        let (connections, found, shard) = connections();
         let now = clock::now_micros();
         for (ask, from) in [("1", Some("vm")), ("1", Some("vm")), ("2", Some("vm")), ("3", None)] {
-            connections.asked(write("m", ask, from), now, again());
+            connections.asked(write("m", ask, from), now, Some(found.clone()));
         }
-        assert_eq!(outbox.take().await.unwrap().len(), 1);
-        assert_eq!(connections.state().writing.len(), 1);
-        outbox.written(1, 0);
+        let said_once = said(&shard);
+        assert_eq!((said_once.len(), connections.state().writing.len()), (1, 1));
+        said_once[0].written.as_ref().unwrap().send_replace(true);
         while !connections.state().writing.is_empty() {
             tokio::task::yield_now().await;
         }
-        connections.asked(write("m", "4", Some("vm")), now, again());
-        connections.asked(write("other", "5", None), now, again());
-        connections.asked(write("other", "6", None), now, again());
-        assert_eq!(outbox.take().await.unwrap().len(), 1, "the other one");
+        connections.asked(write("m", "4", Some("vm")), now, Some(found.clone()));
+        connections.asked(write("other", "5", None), now, Some(found.clone()));
+        connections.asked(write("other", "6", None), now, Some(found));
+        assert_eq!(said(&shard).len(), 1, "the other one");
     }
 
     #[tokio::test]
     async fn what_comes_out_of_a_backlog_is_left_alone() {
-        let (connections, found) = connections();
-        let outbox = Arc::clone(&found.outbox);
+        let (connections, found, shard) = connections();
         connections.asked(write("m", "1", Some("vm")), clock::now_micros() - 6_000_000, Some(found));
-        outbox.close(Close::new(CloseCode::Idle, "nothing waits"));
-        assert_eq!(outbox.take().await.unwrap_err().code, CloseCode::Idle);
+        assert!(said(&shard).is_empty());
     }
 }

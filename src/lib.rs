@@ -5,12 +5,13 @@
 //! [`health`] says whether it is. The [`relay`] gives what clients send to [`publishing`], which
 //! does not let go before the bus has it, and passes what the bus brings to the sockets in its
 //! [`hub`]. Its memory are the [`history`], the [`fleet`], and the [`ledger`] of what is missing.
-//! Clients come in by [`http`], where [`auth`] lets them, and stay as a [`socket`] each; what is said
-//! there is in [`wire`]. A backend reaches one of them by [`connections`], and hears of their coming
+//! Clients come in by [`http`], where [`auth`] and [`admission`] let them, and stay as a socket of a
+//! [`shard`]; what is said there is in [`wire`]. A backend reaches one of them by [`connections`], and hears of their coming
 //! and going by [`lifecycle`].
 
 pub mod vm;
 
+pub mod admission;
 pub mod auth;
 pub mod config;
 pub mod identity;
@@ -30,10 +31,10 @@ pub mod hub;
 pub mod ledger;
 pub mod lifecycle;
 pub mod relay;
+pub mod shard;
 
 pub mod frame;
 pub mod http;
-pub mod socket;
 pub mod wire;
 
 pub mod clock;

@@ -9,7 +9,6 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Buf as _;
 use fastrand::Rng;
 use futures_util::FutureExt as _;
 use serde_json::{Value, json};
@@ -23,6 +22,7 @@ use crate::bus::stormy::{Link, Member as BusMember, Topic, Weather};
 use crate::config::Config;
 use crate::health::Phase;
 use crate::relay::{Member, Relay};
+use crate::shard::Command;
 use crate::{path, vm};
 
 const SCHEDULES: u64 = 200;
@@ -72,7 +72,7 @@ impl Vm {
         let vars = [("FLY_ALLOC_ID".to_owned(), format!("vm-{index}"))];
         let config = Config::from_vars(vars).unwrap();
         let bus = topic.member(&format!("vm-{index}"));
-        let relay = Arc::new(Relay::new(config, Bus::Stormy(bus.clone())));
+        let relay = Arc::new(Relay::new(config, Bus::Stormy(bus.clone()), 1));
         let stop = CancellationToken::new();
         let path = tokio::spawn(path::keep(Arc::clone(&relay), stop.clone()));
         Self { relay, bus, stop, path }
@@ -84,13 +84,14 @@ impl Vm {
         self.bus.set_link(Link::Hung);
     }
 
-    /// As by SIGINT.
-    async fn leave(self) {
+    /// As by SIGINT; what it told its sockets is left in the relay.
+    async fn leave(self) -> Arc<Relay> {
         self.relay.health.leaving();
         self.stop.cancel();
         let _ = self.path.await;
         vm::leave(&self.relay).await;
         self.bus.set_link(Link::Hung);
+        self.relay
     }
 }
 
@@ -99,28 +100,30 @@ impl Client {
         if !vm.relay.health.phase().takes_sockets() {
             return;
         }
-        let (member, greeting) = vm.relay.join(self.cursor.as_deref(), &[], Visitor::default());
+        let mut seated = None;
+        vm.relay.join(self.cursor.as_deref(), &[], Visitor::default(), |member, greeting| {
+            seated = Some((member, greeting));
+        });
+        let (member, greeting) = seated.unwrap();
         self.connection = Some(Connection { vm: index, member, heard: HashSet::new() });
         self.read(&greeting.concat());
     }
 
-    /// Takes what waits; what was acknowledged.
-    fn pump(&mut self) -> Vec<String> {
-        let mut acked = Vec::new();
-        while let Some(connection) = &self.connection {
-            let outbox = Arc::clone(&connection.member.outbox);
-            match outbox.take().now_or_never() {
-                None => break,
-                Some(Err(_close)) => self.connection = None,
-                Some(Ok(mut batch)) => {
-                    let (frames, length) = (batch.len(), batch.remaining());
-                    let bytes = batch.copy_to_bytes(length);
-                    outbox.written(frames, length);
-                    acked.extend(self.read(&bytes));
-                }
+    /// Does what its shard would; what was acknowledged.
+    fn obey(&mut self, vm: usize, command: &Command) -> Vec<String> {
+        let Some(connection) = self.connection.as_ref().filter(|connection| connection.vm == vm) else {
+            return Vec::new();
+        };
+        let own = connection.member.outbox.id;
+        match command {
+            Command::Tell(audience, frame) if audience.except != Some(own) => self.read(frame.bytes()),
+            Command::Say(id, message) if *id == own => self.read(&message.parts.concat()),
+            Command::Close(id, _) if *id == own => {
+                self.connection = None;
+                Vec::new()
             }
+            _ => Vec::new(),
         }
-        acked
     }
 
     fn read(&mut self, bytes: &[u8]) -> Vec<String> {
@@ -211,8 +214,8 @@ impl World {
             }
             81..84 => {
                 let Some(leaving) = self.vms[vm].take() else { return };
-                leaving.leave().await;
-                self.pump();
+                let relay = leaving.leave().await;
+                self.pump_vm(vm, &relay);
                 self.leave_behind(vm);
                 format!("vm {vm} leaves")
             }
@@ -260,6 +263,8 @@ impl World {
 
     fn reconnect(&mut self, client: usize, vm: usize) -> String {
         self.clients[client].connection = None;
+        // What waits is of before this one came.
+        self.pump();
         if let Some(there) = &self.vms[vm] {
             self.clients[client].connect(vm, there);
         }
@@ -275,9 +280,20 @@ impl World {
         }
     }
 
+    /// Takes what waits on every VM.
     fn pump(&mut self) {
-        for client in &mut self.clients {
-            self.acked.extend(client.pump());
+        for vm in 0..VMS {
+            if let Some(there) = &self.vms[vm] {
+                self.pump_vm(vm, &Arc::clone(&there.relay));
+            }
+        }
+    }
+
+    fn pump_vm(&mut self, vm: usize, relay: &Relay) {
+        for command in relay.shards[0].waiting() {
+            for client in &mut self.clients {
+                self.acked.extend(client.obey(vm, &command));
+            }
         }
     }
 

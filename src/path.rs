@@ -201,6 +201,8 @@ impl Path {
                     if is_old {
                         self.joined.backlog = heard;
                     }
+                    // The topic keeps what this VM has no room for.
+                    self.relay.room().await;
                     if let Some(beacon) = self.relay.receive(delivery) {
                         self.hear(&beacon, is_old);
                     }

@@ -24,12 +24,13 @@ use crate::event::{Beacon, Event, Heard, Kind, Origin, Sequence, Told};
 use crate::fleet::{Change, Fleet};
 use crate::health::{Health, Phase};
 use crate::history::{CatchUp, History, Hole, Missing};
-use crate::hub::{Hub, Outbox, Socket};
+use crate::hub::{Hub, Socket};
 use crate::identity::Identity;
 use crate::ledger::{Ledger, Overdue};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::publishing::Publishing;
+use crate::shard::{Mailbox, Outbox};
 use crate::wire::request::{Body, Request};
 use crate::wire::{Close, CloseCode, ErrorCode, reply};
 
@@ -58,6 +59,8 @@ pub struct Relay {
     pub backend: Backend,
     pub connections: Connections,
     pub lifecycle: Lifecycle,
+    /// Who serves the sockets.
+    pub shards: Arc<[Mailbox]>,
     // A std mutex: held for one pass over plain data, never over an await.
     state: Mutex<State>,
 }
@@ -86,12 +89,14 @@ pub enum Search {
 pub struct Member {
     pub relay: Arc<Relay>,
     pub client_id: Arc<str>,
-    pub outbox: Arc<Outbox>,
+    pub outbox: Outbox,
     pub visitor: Visitor,
 }
 
 impl Relay {
-    pub fn new(config: Config, bus: Bus) -> Self {
+    /// A relay whose sockets are served by so many shards.
+    pub fn new(config: Config, bus: Bus, shards: usize) -> Self {
+        let shards: Arc<[_]> = (0..shards).map(|_| Mailbox::default()).collect();
         let publishing = Publishing::new(bus.clone(), config.history.age);
         let metrics = Metrics::new(config.identity.clone());
         let lifecycle = Lifecycle::new(
@@ -110,13 +115,14 @@ impl Relay {
             bus,
             state: Mutex::new(State {
                 history: History::new(config.history),
-                hub: Hub::default(),
+                hub: Hub::new(Arc::clone(&shards)),
                 fleet: Fleet::default(),
                 ledger: Ledger::new(clock::now_micros() - micros(config.history.age)),
                 latest: None,
                 fleet_news: Change::Nothing,
                 fleet_told: Instant::now(),
             }),
+            shards,
             config,
         }
     }
@@ -125,25 +131,25 @@ impl Relay {
         &self.config.identity
     }
 
-    /// Takes a socket in, and into `channels`; it comes with the bytes that it is to hear first.
+    /// Takes a socket in, and into `channels`. `seat` brings it to its shard, with the frames that it is
+    /// to hear first; what comes on the bus from here on comes after those.
     pub fn join(
         self: &Arc<Self>,
         since: Option<&str>,
         channels: &[&str],
         visitor: Visitor,
-    ) -> (Member, Vec<Bytes>) {
+        seat: impl FnOnce(Member, Vec<Bytes>),
+    ) {
         // The VM's name is in the id, so that anyone can tell where the connection is.
         let client_id: Arc<str> =
             format!("{}@{}", Uuid::new_v4().simple(), self.identity().instance()).into();
-        let outbox = Arc::new(Outbox::new(self.config.limits.outbox_bytes));
         let since = since.map(|since| Cursor::parse(since, self.bus.tag()));
-        let member = Member { relay: Arc::clone(self), client_id, outbox, visitor };
         let mut errors = Vec::new();
 
         let mut state = self.state();
-        let socket = Socket::new(Arc::clone(&member.outbox), member.visitor.user.clone());
-        state.hub.join(Arc::clone(&member.client_id), socket);
+        let outbox = state.hub.join(Arc::clone(&client_id), visitor.user.clone());
         self.metrics.connections.set(state.hub.len() as i64);
+        let member = Member { relay: Arc::clone(self), client_id, outbox, visitor };
         for name in channels {
             if let Err((code, why)) = self.enter(&mut state, &member, Channel::new(name)) {
                 errors.push(reply::error(code, &why, None, None).into_bytes());
@@ -151,24 +157,20 @@ impl Relay {
         }
         let cursor = self.cursor(&state, state.latest.unwrap_or_else(clock::now_micros));
         let joined = state.hub.channels(&member.client_id).to_vec();
-        let mut refreshed = self.refresh(&mut state, None, since, cursor);
-        for channel in &joined {
-            refreshed.extend(self.refresh(&mut state, Some(channel), since, cursor));
-        }
-        let fleet = reply::fleet(&state.fleet);
-        drop(state);
-
         let (identity, interval) = (self.identity(), self.config.ping_interval);
         let connected = reply::connected(&member.client_id, identity, &joined, interval, cursor);
         let mut greeting = vec![connected.into_bytes()];
-        greeting.append(&mut refreshed);
-        greeting.push(fleet.into_bytes());
+        greeting.extend(self.refresh(&mut state, None, since, cursor));
+        for channel in &joined {
+            greeting.extend(self.refresh(&mut state, Some(channel), since, cursor));
+        }
+        greeting.push(reply::fleet(&state.fleet).into_bytes());
         if let Some(Err(bad)) = since {
             let error = reply::error(ErrorCode::InvalidField, &bad.to_string(), None, None);
             greeting.push(error.into_bytes());
         }
         greeting.append(&mut errors);
-        (member, greeting)
+        seat(member, greeting);
     }
 
     /// Takes a socket into a channel, if it may be there.
@@ -244,7 +246,7 @@ impl Relay {
                     return refuse(member, ErrorCode::Forbidden, &why, id.as_deref());
                 }
                 let event = self.event(kind, channel, data, id.clone(), member.client_id.to_string());
-                self.publish_for(event, id, Arc::clone(&member.outbox));
+                self.publish_for(event, id, member.outbox.clone());
             }
             Ok(Request { id, body: Body::Subscribe { channel, since } }) => {
                 self.metrics.received("subscribe");
@@ -276,7 +278,7 @@ impl Relay {
                 let cursor = self.cursor(&state, state.latest.unwrap_or_else(clock::now_micros));
                 let refreshed = self.refresh(&mut state, Some(&channel), since, cursor);
                 // Under the lock: what comes on the channel from here on comes after this.
-                member.outbox.push_parts(refreshed);
+                member.outbox.push_refresh(refreshed);
             }
             Err((code, why)) => refuse(member, code, &why, id),
         }
@@ -308,7 +310,7 @@ impl Relay {
     }
 
     /// Puts a socket's event on the bus, and tells it when it is there for certain, or is not.
-    fn publish_for(self: &Arc<Self>, event: Event, id: Option<String>, sender: Arc<Outbox>) {
+    fn publish_for(self: &Arc<Self>, event: Event, id: Option<String>, sender: Outbox) {
         let event_id = event.id.clone();
         self.publish(event, move |confirmed| report(&sender, id.as_deref(), &event_id, confirmed));
     }
@@ -332,6 +334,13 @@ impl Relay {
                 NOT_TAKEN
             }));
         });
+    }
+
+    /// Waits until the shards have come so far that more can be told. Cancel-safe.
+    pub async fn room(&self) {
+        for shard in &*self.shards {
+            shard.room().await;
+        }
     }
 
     /// Passes on what the bus brought; returns it when it is a beacon.

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::select;
+use tokio::task::JoinSet;
+use tokio::task::coop::unconstrained;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -16,6 +19,7 @@ use crate::bus::memory::Topic;
 use crate::bus::pubsub::PubSub;
 use crate::config::{BusConfig, Config, ConfigError};
 use crate::relay::Relay;
+use crate::shard::Shard;
 use crate::{http, lifecycle, path};
 
 /// Files open beside the sockets: connections that are none yet, those to Google, and the rest.
@@ -65,11 +69,20 @@ pub async fn run(
     bus: Bus,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Broken> {
-    let relay = Arc::new(Relay::new(config, bus));
+    // One for each thread: more would not write faster.
+    let threads = Handle::current().metrics().num_workers();
+    let relay = Arc::new(Relay::new(config, bus, threads));
     let sockets = TaskTracker::new();
     let serving = CancellationToken::new();
     let relaying = CancellationToken::new();
+    let closing = CancellationToken::new();
 
+    let mut shards = JoinSet::new();
+    for mailbox in &*relay.shards {
+        let shard = Shard::new(Arc::clone(&relay), mailbox.clone(), sockets.clone());
+        // It shares its time with others by itself.
+        shards.spawn(unconstrained(shard.run(closing.clone())));
+    }
     let routes = http::routes(Arc::clone(&relay), sockets.clone());
     let mut server = tokio::spawn(http::serve(listener, routes, serving.clone()));
     let reporting = CancellationToken::new();
@@ -82,6 +95,7 @@ pub async fn run(
         // Without these a VM looks alive and hears nothing; better one that starts anew.
         _ = &mut server => Err(Broken),
         _ = &mut path => Err(Broken),
+        _ = shards.join_next() => Err(Broken),
     };
     let begun = Instant::now();
     relay.health.leaving();
@@ -93,9 +107,15 @@ pub async fn run(
         let _ = path.await;
     }
     leave(&relay).await;
+    closing.cancel();
     sockets.close();
-    if timeout(LAST_WORDS, sockets.wait()).await.is_err() {
-        info!(sockets = sockets.len(), "sockets that did not answer the close are dropped");
+    let closed = async {
+        while shards.join_next().await.is_some() {}
+        sockets.wait().await;
+    };
+    if timeout(LAST_WORDS, closed).await.is_err() {
+        let sockets = relay.clients() + sockets.len();
+        info!(sockets, "sockets that did not answer the close are dropped");
     }
     reporting.cancel();
     if timeout(LAST_REPORTS, reports).await.is_err() {

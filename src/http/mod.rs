@@ -1,7 +1,6 @@
 //! The HTTP side: the page, the upgrade to WebSocket, and what operators and machines ask.
 
 mod address;
-mod admission;
 mod api;
 mod backend;
 mod connections;

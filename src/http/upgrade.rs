@@ -1,11 +1,11 @@
 //! `GET /ws`: from HTTP to a WebSocket.
 //!
 //! An upgrade of our own instead of warp's: warp's sockets come with 128 KiB of read buffer each,
-//! and can't be had as the bare TCP stream, which [`crate::socket`] writes to.
+//! and can't be had as the bare TCP stream, which a [`crate::shard`] reads and writes.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
@@ -19,12 +19,12 @@ use warp::http::{HeaderMap, HeaderValue, StatusCode, header};
 use warp::reply::{Reply as _, Response};
 
 use super::address;
-use super::admission::{Admission, Refusal};
 use super::error;
 use super::server::Peer;
+use crate::admission::{Admission, Place, Refusal};
 use crate::auth::{BadToken, Visitor};
-use crate::relay::{Member, Relay};
-use crate::socket;
+use crate::relay::Relay;
+use crate::shard::{Arrival, Command};
 use crate::wire::{Close, CloseCode, ErrorCode};
 
 #[derive(Default, Deserialize)]
@@ -115,18 +115,9 @@ fn accept(
         let Ok(upgraded) = upgrade.await else { return };
         match upgraded.downcast::<TokioIo<TcpStream>>() {
             Ok(parts) => {
-                let (member, greeting) = join(&relay, query, visitor);
-                debug!(client_id = %member.client_id, "socket opened");
-                let presence = relay.lifecycle.opened(&member.client_id, member.visitor.user.as_ref(), ip);
-                if !relay.health.phase().takes_sockets() {
-                    // The VM began to leave between the answer and now.
-                    member.outbox.close(Close::come_back(CloseCode::Restart, 1_000));
-                }
-                // Copied: hyper's buffer of 8 KiB, nearly always empty, would stay for good.
+                // Copied: hyper's buffer of 8 KiB, nearly always empty, would stay for long.
                 let early = parts.read_buf.to_vec();
-                drop(parts.read_buf);
-                let flooded = || place.flooded();
-                socket::serve(parts.io.into_inner(), early, member, presence, greeting, flooded).await;
+                join(&relay, query, visitor, ip, (parts.io.into_inner(), early, place));
             }
             Err(_) => debug!("an upgraded connection that is not TCP"),
         }
@@ -145,13 +136,30 @@ fn accept(
     Ok(response)
 }
 
-/// Takes the query, token and all: nothing of it is kept for as long as the socket lives.
-fn join(relay: &Arc<Relay>, query: Query, visitor: Visitor) -> (Member, Vec<Bytes>) {
+/// Brings a socket to its shard. Takes the query, token and all: nothing of it is kept for as long as the
+/// socket lives.
+fn join(
+    relay: &Arc<Relay>,
+    query: Query,
+    visitor: Visitor,
+    ip: IpAddr,
+    (stream, early, place): (TcpStream, Vec<u8>, Place),
+) {
     let own = visitor.own_channel();
     let channels = query.channels.as_deref().unwrap_or_default();
     let channels = channels.split(',').filter(|name| !name.is_empty());
     let channels: Vec<_> = own.as_deref().into_iter().chain(channels).collect();
-    relay.join(query.since.as_deref(), &channels, visitor)
+    relay.join(query.since.as_deref(), &channels, visitor, |member, greeting| {
+        debug!(client_id = %member.client_id, "socket opened");
+        let presence = relay.lifecycle.opened(&member.client_id, member.visitor.user.as_ref(), ip);
+        let outbox = member.outbox.clone();
+        let arrival = Arrival { stream, early, greeting, member, presence, place };
+        outbox.mailbox.send(Command::Join(outbox.id, Box::new(arrival)));
+        if !relay.health.phase().takes_sockets() {
+            // The VM began to leave between the answer and now.
+            outbox.close(Close::come_back(CloseCode::Restart, 1_000));
+        }
+    });
 }
 
 /// Checks the client's half of the handshake (RFC 6455, 4.2.1); returns this side's proof.

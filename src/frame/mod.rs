@@ -3,6 +3,8 @@
 //! The server's frames are not masked (RFC 6455, 5.1), so the same bytes serve all. Writing them
 //! past tungstenite's buffer saves a copy, and the buffer, for each socket.
 
+pub mod reader;
+
 use bytes::Bytes;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
@@ -24,10 +26,15 @@ impl Frame {
         Self::new(OpCode::Control(Control::Ping), &[])
     }
 
-    /// A close frame; `reason` may have 123 bytes.
-    pub fn close(code: u16, reason: &str) -> Self {
+    pub fn pong(payload: &[u8]) -> Self {
+        Self::new(OpCode::Control(Control::Pong), payload)
+    }
+
+    /// A close frame; `reason` may have 123 bytes, and needs a code.
+    pub fn close(code: Option<u16>, reason: &str) -> Self {
         debug_assert!(reason.len() <= 123, "a control frame holds 125 bytes");
-        Self::new(OpCode::Control(Control::Close), &[&code.to_be_bytes(), reason.as_bytes()].concat())
+        let payload = code.map(|code| [&code.to_be_bytes(), reason.as_bytes()].concat());
+        Self::new(OpCode::Control(Control::Close), &payload.unwrap_or_default())
     }
 
     fn new(opcode: OpCode, payload: &[u8]) -> Self {
@@ -78,7 +85,7 @@ mod tests {
     fn frames_are_as_rfc_6455_has_them() {
         assert_eq!(Frame::text(b"Hello").bytes()[..], [0x81, 5, b'H', b'e', b'l', b'l', b'o']);
         assert_eq!(Frame::ping().bytes()[..], [0x89, 0]);
-        assert_eq!(Frame::close(1001, "idle").bytes()[..], [0x88, 6, 3, 0xe9, b'i', b'd', b'l', b'e']);
+        assert_eq!(Frame::close(Some(1001), "idle").bytes()[..], [0x88, 6, 3, 0xe9, b'i', b'd', b'l', b'e']);
         assert_eq!(Frame::text(&[b'x'; 300]).bytes()[..4], [0x81, 126, 1, 44]);
         assert_eq!(Frame::text(&[b'x'; 70_000]).bytes()[..4], [0x81, 127, 0, 0]);
     }

@@ -1,0 +1,188 @@
+//! How the rest of the program speaks to a shard: commands, done in the order in which they came.
+//!
+//! A socket's place in that order is its place among events. So whoever holds the relay's lock
+//! decides it, with a push to a queue for each shard, however many sockets there are.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Wake;
+
+use bytes::Bytes;
+use tokio::sync::{Notify, watch};
+
+use super::Arrival;
+use crate::channel::Channel;
+use crate::frame::Frame;
+use crate::wire::Close;
+
+/// Bytes of events that wait for a shard before no more are taken from the topic, which keeps them.
+const ROOM: u64 = 4 << 20;
+
+/// What a shard is to do.
+pub enum Command {
+    Join(SocketId, Box<Arrival>),
+    Tell(Audience, Frame),
+    Say(SocketId, Message),
+    Enter(SocketId, Channel),
+    Exit(SocketId, Channel),
+    Close(SocketId, Box<Close>),
+    /// The system has something for the socket, or room for its bytes.
+    Ready(SocketId),
+}
+
+/// Who of a shard hears of an event.
+pub struct Audience {
+    /// None: all.
+    pub channel: Option<Channel>,
+    pub except: Option<SocketId>,
+}
+
+/// Something for one socket alone.
+pub struct Message {
+    /// One frame, in one or more parts.
+    pub parts: Vec<Bytes>,
+    /// However long it is, it is taken when little else waits.
+    pub is_refresh: bool,
+    pub written: Option<Notice>,
+}
+
+impl From<Frame> for Message {
+    fn from(frame: Frame) -> Self {
+        Self { parts: vec![frame.into_bytes()], is_refresh: false, written: None }
+    }
+}
+
+/// Becomes true when a frame is written; dropped before, it never will be.
+pub type Notice = watch::Sender<bool>;
+
+/// A socket of this process, never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SocketId(u64);
+
+impl SocketId {
+    fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// A shard, as others know it. Cheap to clone.
+///
+/// What waits in it is bounded by those who fill it: events by [`Mailbox::room`], what is said to one
+/// socket by that socket's rate, the publications under way and the asks under way.
+#[derive(Clone, Default)]
+pub struct Mailbox(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    // A std mutex: held for a push or a swap, never over an await.
+    commands: Mutex<Vec<Command>>,
+    filled: Notify,
+    /// Bytes of events that not every socket was offered yet.
+    behind: AtomicU64,
+    caught_up: Notify,
+}
+
+impl Mailbox {
+    pub fn tell(&self, channel: Option<Channel>, except: Option<SocketId>, frame: Frame) {
+        self.0.behind.fetch_add(frame.bytes().len() as u64, Ordering::Relaxed);
+        self.send(Command::Tell(Audience { channel, except }, frame));
+    }
+
+    pub fn send(&self, command: Command) {
+        let mut commands = self.commands();
+        commands.push(command);
+        let was_empty = commands.len() == 1;
+        drop(commands);
+        if was_empty {
+            self.0.filled.notify_one();
+        }
+    }
+
+    /// Waits until the shard has caught up with its events so far that more can be told. Cancel-safe.
+    pub async fn room(&self) {
+        loop {
+            let caught_up = self.0.caught_up.notified();
+            if self.0.behind.load(Ordering::Relaxed) < ROOM {
+                return;
+            }
+            caught_up.await;
+        }
+    }
+
+    /// All commands so far, into `commands`, which is empty and gives its room back.
+    pub(super) fn take(&self, commands: &mut Vec<Command>) {
+        std::mem::swap(&mut *self.commands(), commands);
+    }
+
+    /// Waits for commands. Cancel-safe.
+    pub(super) async fn filled(&self) {
+        self.0.filled.notified().await;
+    }
+
+    /// Every socket was offered `bytes` more of the events.
+    pub(super) fn offered(&self, bytes: u64) {
+        self.0.behind.fetch_sub(bytes, Ordering::Relaxed);
+        self.0.caught_up.notify_waiters();
+    }
+
+    /// All commands so far, for tests that are a shard themselves.
+    #[cfg(test)]
+    pub fn waiting(&self) -> Vec<Command> {
+        self.0.behind.store(0, Ordering::Relaxed);
+        std::mem::take(&mut *self.commands())
+    }
+
+    fn commands(&self) -> MutexGuard<'_, Vec<Command>> {
+        self.0.commands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What waits to be written to one socket, as others know it. Cheap to clone; what is put in when the
+/// socket is gone is dropped.
+#[derive(Clone)]
+pub struct Outbox {
+    pub mailbox: Mailbox,
+    pub id: SocketId,
+}
+
+impl Outbox {
+    pub fn new(mailbox: Mailbox) -> Self {
+        Self { mailbox, id: SocketId::next() }
+    }
+
+    pub fn push(&self, frame: Frame) {
+        self.say(frame.into());
+    }
+
+    /// The same, for one who wants to know when it is written.
+    pub fn push_noticed(&self, frame: Frame, written: Notice) {
+        self.say(Message { written: Some(written), ..frame.into() });
+    }
+
+    /// One frame that is in parts. However long it is, it is taken when little else waits: what a
+    /// channel holds is not the reader's fault.
+    pub fn push_refresh(&self, parts: Vec<Bytes>) {
+        self.say(Message { parts, is_refresh: true, written: None });
+    }
+
+    /// Ends the socket after what waits. The first reason stays.
+    pub fn close(&self, close: Close) {
+        self.mailbox.send(Command::Close(self.id, Box::new(close)));
+    }
+
+    fn say(&self, message: Message) {
+        self.mailbox.send(Command::Say(self.id, message));
+    }
+}
+
+/// The system wakes it when the socket has something to read, or room to write.
+impl Wake for Outbox {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.mailbox.send(Command::Ready(self.id));
+    }
+}

@@ -1,0 +1,544 @@
+//! A part of this VM's sockets, and the one task that reads and writes them all.
+//!
+//! One event to many sockets is what this program is for, and its floor is one system call a socket.
+//! So there is nothing else on that way: no task to wake, no lock, no queue and no allocation for each
+//! socket. The event is put into the shard's [`log`] once, and a pass over the sockets writes to each
+//! all that it has not been told yet. A pass goes in slices, between which others have their turn:
+//! what comes meanwhile goes out with it to the sockets that it has not reached.
+//!
+//! There is a shard for each thread of the runtime; a socket stays in its own.
+
+mod log;
+mod mailbox;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet};
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use governor::clock::MonotonicClock;
+use governor::middleware::NoOpMiddleware;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+use indexmap::IndexMap;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::select;
+use tokio::task::yield_now;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::debug;
+
+use self::log::Log;
+pub use self::mailbox::{Audience, Command, Mailbox, Message, Notice, Outbox, SocketId};
+use self::socket::{Read, Socket, Written};
+use crate::admission::Place;
+use crate::channel::Channel;
+use crate::clock;
+use crate::frame::Frame;
+use crate::frame::reader::{Message as Said, Violation};
+use crate::lifecycle::Presence;
+use crate::relay::{Member, Relay};
+use crate::wire::{Close, CloseCode, ErrorCode, reply, request};
+
+/// Sockets written between two looks at what else there is to do.
+const SLICE: usize = 128;
+
+/// Each pass begins elsewhere, by this part of the whole, so that the same sockets are not always last.
+const GOLDEN: f64 = 0.618_033_988;
+
+/// Bytes that are read of a socket at once; and how often before it is another one's turn.
+const READ_BUFFER: usize = 16 << 10;
+const READS: usize = 4;
+
+/// How finely time is kept.
+const TICK: Duration = Duration::from_millis(100);
+
+/// How long a socket that is to be closed may take to hear so, and its client to close in turn.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// What is read and dropped of a client that still talks after the close.
+const LINGER_BYTES: usize = 1 << 20;
+
+/// A client that kept to the rate for so long has a clean record again.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(10);
+
+/// A slow consumer that comes back at once would be slow again.
+const SLOW_RETRY: Duration = Duration::from_secs(5);
+
+/// Room for commands that is kept.
+const KEPT: usize = 1_024;
+
+/// A new socket.
+pub struct Arrival {
+    pub stream: TcpStream,
+    /// What the client sent before it was answered.
+    pub early: Vec<u8>,
+    /// What it is to hear first: whole frames.
+    pub greeting: Vec<Bytes>,
+    pub member: Member,
+    pub presence: Option<Presence>,
+    pub place: Place,
+}
+
+pub struct Shard {
+    relay: Arc<Relay>,
+    mailbox: Mailbox,
+    commands: Vec<Command>,
+    log: Log,
+    sockets: IndexMap<SocketId, Resident>,
+    channels: HashMap<Channel, HashSet<SocketId>>,
+    /// Those with turns of their own to write.
+    listed: Vec<SocketId>,
+    /// Those whose connection is found to be over.
+    over: Vec<(SocketId, Over)>,
+    pass: Pass,
+    buffer: Vec<u8>,
+    begun: Instant,
+    /// The time, in ticks since then.
+    now: u32,
+    lingering: TaskTracker,
+}
+
+/// One way over all sockets.
+#[derive(Default)]
+struct Pass {
+    /// Where it began, where it goes on, and how many are left.
+    first: usize,
+    next: usize,
+    left: usize,
+    /// The log's head when it began; up to where earlier ones came.
+    goal: u64,
+    done: u64,
+    /// The place of the socket that is farthest behind, of those it has been to.
+    lowest: u64,
+}
+
+impl Pass {
+    fn begin(&mut self, sockets: usize, goal: u64) {
+        // Truncated on purpose: it is a place to begin.
+        self.first = (self.first + (GOLDEN * sockets as f64) as usize) % sockets.max(1);
+        *self = Self { next: self.first, left: sockets, goal, lowest: goal, ..*self };
+    }
+
+    /// The next one's index.
+    fn step(&mut self, sockets: usize) -> usize {
+        let index = self.next % sockets;
+        self.next = index + 1;
+        self.left -= 1;
+        index
+    }
+}
+
+/// A socket and what belongs to it. Boxed: what the way of an event does not touch.
+struct Resident {
+    socket: Socket,
+    home: Box<Home>,
+}
+
+struct Home {
+    /// None once it is to close: nothing more is for it.
+    member: Option<Member>,
+    presence: Option<Presence>,
+    place: Place,
+    rate: Rate,
+    /// Messages beyond the rate lately, and when the last one came.
+    excess: u32,
+    exceeded: Instant,
+}
+
+type Rate = RateLimiter<NotKeyed, InMemoryState, MonotonicClock, NoOpMiddleware<Instant>>;
+
+/// How a connection is over.
+#[derive(Clone, Copy)]
+enum Over {
+    /// Without a word.
+    Lost,
+    /// The close is written.
+    Closed,
+}
+
+impl Shard {
+    pub fn new(relay: Arc<Relay>, mailbox: Mailbox, lingering: TaskTracker) -> Self {
+        Self {
+            relay,
+            mailbox,
+            commands: Vec::new(),
+            log: Log::new(),
+            sockets: IndexMap::new(),
+            channels: HashMap::new(),
+            listed: Vec::new(),
+            over: Vec::new(),
+            pass: Pass::default(),
+            buffer: vec![0; READ_BUFFER],
+            begun: Instant::now(),
+            now: 0,
+            lingering,
+        }
+    }
+
+    /// Runs until `stop`, and then until its last socket is closed.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            let idle = self.listed.is_empty() && self.pass.done == self.log.head();
+            select! {
+                // The tick first, or one that is always busy would have none.
+                biased;
+                _ = tick.tick(), if !self.sockets.is_empty() => self.tend(),
+                () = yield_now(), if !idle => {}
+                () = self.mailbox.filled(), if idle => {}
+                () = stop.cancelled(), if idle && self.sockets.is_empty() => return,
+            }
+            self.obey();
+            self.write();
+            self.bury();
+        }
+    }
+
+    /// The hot path: writes to those who have something of their own, and to a slice of all.
+    fn write(&mut self) {
+        let limit = self.relay.config.limits.outbox_bytes;
+        for id in mem::take(&mut self.listed) {
+            if let Some(index) = self.sockets.get_index_of(&id) {
+                self.sockets[index].socket.is_listed = false;
+                self.write_to(index, limit);
+            }
+        }
+        if self.pass.done == self.pass.goal {
+            self.pass.begin(self.sockets.len(), self.log.head());
+        }
+        for _ in 0..SLICE.min(self.pass.left) {
+            let index = self.pass.step(self.sockets.len());
+            self.write_to(index, limit);
+            self.pass.lowest = self.pass.lowest.min(self.sockets[index].socket.place());
+        }
+        if self.pass.left == 0 && self.pass.done < self.pass.goal {
+            self.mailbox.offered(self.pass.goal - self.pass.done);
+            self.pass.done = self.pass.goal;
+            self.log.forget(self.pass.lowest);
+        }
+    }
+
+    fn write_to(&mut self, index: usize, limit: usize) {
+        let Some((id, Resident { socket, .. })) = self.sockets.get_index_mut(index) else { return };
+        match socket.write(&self.log, self.now) {
+            Written::All => {}
+            Written::Blocked if socket.is_closing() || socket.lag(&self.log) <= limit => {}
+            Written::Blocked => {
+                let wait = SLOW_RETRY / 2 + clock::random_part(SLOW_RETRY / 2);
+                let close = Close::come_back(CloseCode::SlowConsumer, wait.as_millis());
+                let id = *id;
+                self.close(id, &close, true);
+            }
+            Written::Ended => self.over.push((*id, Over::Closed)),
+            Written::Lost => self.over.push((*id, Over::Lost)),
+        }
+    }
+
+    fn obey(&mut self) {
+        let mut commands = mem::take(&mut self.commands);
+        self.mailbox.take(&mut commands);
+        for command in commands.drain(..) {
+            match command {
+                Command::Join(id, arrival) => self.join(id, *arrival),
+                Command::Tell(audience, frame) => self.tell(&audience, &frame),
+                Command::Say(id, message) => self.say(id, message),
+                Command::Enter(id, channel) => {
+                    self.channels.entry(channel).or_default().insert(id);
+                }
+                Command::Exit(id, channel) => {
+                    if let Some(members) = self.channels.get_mut(&channel) {
+                        members.remove(&id);
+                        if members.is_empty() {
+                            self.channels.remove(&channel);
+                        }
+                    }
+                }
+                Command::Close(id, close) => self.close(id, &close, false),
+                Command::Ready(id) => self.ready(id),
+            }
+        }
+        commands.shrink_to(KEPT);
+        self.commands = commands;
+    }
+
+    /// An event for those it is for.
+    fn tell(&mut self, audience: &Audience, frame: &Frame) {
+        let Some(channel) = &audience.channel else {
+            let from = self.log.head();
+            self.log.push(frame.bytes());
+            if let Some(resident) = audience.except.and_then(|id| self.sockets.get_mut(&id)) {
+                resident.socket.skip(from, &self.log);
+            }
+            return;
+        };
+        let members = self.channels.get(channel).into_iter().flatten().copied();
+        let members: Vec<_> = members.filter(|id| Some(*id) != audience.except).collect();
+        for id in members {
+            self.say(id, Message::from(frame.clone()));
+        }
+        self.mailbox.offered(frame.bytes().len() as u64);
+    }
+
+    /// Something for one socket.
+    fn say(&mut self, id: SocketId, message: Message) {
+        let limit = self.relay.config.limits.outbox_bytes;
+        let Some(Resident { socket, .. }) = self.sockets.get_mut(&id) else { return };
+        socket.say(&self.log, message, limit);
+        list(&mut self.listed, id, socket);
+    }
+
+    fn join(&mut self, id: SocketId, arrival: Arrival) {
+        let Arrival { stream, early, greeting, member, presence, place } = arrival;
+        let config = &member.relay.config;
+        let (now, limit) = (self.now(), config.limits.outbox_bytes);
+        let mut socket = Socket::new(stream, member.outbox.clone(), &self.log, now);
+        socket.ping_at = now + ticks(config.ping_interval);
+        socket.expires_at = member.visitor.expires.map_or(u32::MAX, |at| now + ticks(time_until(at)));
+        socket.say(&self.log, Message { parts: greeting, is_refresh: true, written: None }, limit);
+        list(&mut self.listed, id, &mut socket);
+        let messages = config.limits.messages;
+        let quota = Quota::per_second(messages.per_second).allow_burst(messages.burst);
+        let home = Home {
+            rate: RateLimiter::direct_with_clock(quota, MonotonicClock),
+            member: Some(member),
+            presence,
+            place,
+            excess: 0,
+            exceeded: self.begun,
+        };
+        self.sockets.insert(id, Resident { socket, home: Box::new(home) });
+        if self.pass.left > 0 {
+            // Its way round is longer by one.
+            self.pass.left += 1;
+        }
+        if !early.is_empty() {
+            self.hear(id, |socket, _, limit, said| socket.hear(&early, limit, said));
+        }
+        self.ready(id);
+    }
+
+    /// The system has something of the socket's to read, or takes its bytes again.
+    fn ready(&mut self, id: SocketId) {
+        let now = self.now();
+        let Some(Resident { socket, .. }) = self.sockets.get_mut(&id) else { return };
+        if socket.is_blocked {
+            socket.is_blocked = false;
+            list(&mut self.listed, id, socket);
+            if socket.write(&self.log, now) == Written::Blocked {
+                return;
+            }
+            // It takes bytes again: that is a sign of life.
+            socket.heard = now;
+        }
+        for _ in 0..READS {
+            if !self.hear(id, Socket::read) {
+                return;
+            }
+        }
+        self.mailbox.send(Command::Ready(id));
+    }
+
+    /// Does what a client says; false when there is nothing more to be read for now.
+    fn hear(
+        &mut self,
+        id: SocketId,
+        read: impl FnOnce(&mut Socket, &mut [u8], usize, &mut Vec<Said>) -> Read,
+    ) -> bool {
+        let now = self.now();
+        let Some(Resident { socket, home }) = self.sockets.get_mut(&id) else { return false };
+        // One that does not take its answers is not listened to.
+        if socket.is_blocked || socket.is_closing() {
+            return false;
+        }
+        let limits = &self.relay.config.limits;
+        let mut said = Vec::new();
+        let read = read(socket, &mut self.buffer, limits.message_bytes, &mut said);
+        if !matches!(read, Read::All) {
+            socket.heard = now;
+        }
+        for message in said {
+            let Some(member) = &home.member else { break };
+            match message {
+                Said::Close(code) => {
+                    // Its own code back, as RFC 6455, 5.5.1, has it.
+                    let frame = Frame::close(code, "");
+                    self.end(id, frame, "closed", true);
+                    return false;
+                }
+                // Pings and pongs too: each makes work.
+                _ if home.rate.check().is_err() => {
+                    if !home.excuses(&message) {
+                        home.place.flooded();
+                        self.close(id, &Close::new(CloseCode::Flooding, "too many messages"), false);
+                        return false;
+                    }
+                }
+                Said::Text(text) => self.relay.handle(member, &text),
+                Said::Ping(payload) => {
+                    let pong = Message::from(Frame::pong(&payload));
+                    socket.say(&self.log, pong, limits.outbox_bytes);
+                    list(&mut self.listed, id, socket);
+                }
+                Said::Pong => {}
+            }
+        }
+        match read {
+            Read::All => false,
+            Read::Some => true,
+            Read::Lost => {
+                self.over.push((id, Over::Lost));
+                false
+            }
+            Read::Broken(violation) => {
+                self.close(id, &violation.into(), false);
+                false
+            }
+        }
+    }
+
+    /// Does what time asks for.
+    fn tend(&mut self) {
+        let now = self.now();
+        let interval = ticks(self.relay.config.ping_interval);
+        let mut due = Vec::new();
+        for (id, Resident { socket, .. }) in &mut self.sockets {
+            if let Some(since) = socket.closing_since {
+                if now - since.get().min(now) >= ticks(LINGER) {
+                    self.over.push((*id, Over::Lost));
+                }
+            } else if socket.expires_at <= now {
+                due.push((*id, Close::new(CloseCode::Expired, "token expired")));
+            } else if socket.is_blocked && now - socket.moved >= 2 * interval {
+                due.push((*id, Close::new(CloseCode::Idle, "not reading")));
+            } else if !socket.is_blocked && now - socket.heard >= 2 * interval {
+                due.push((*id, Close::new(CloseCode::Idle, "no sign of life for two ping intervals")));
+            } else if socket.ping_at <= now {
+                socket.ping_at = now + interval;
+                socket.say(&self.log, Message::from(Frame::ping()), usize::MAX);
+                list(&mut self.listed, *id, socket);
+            }
+        }
+        for (id, close) in due {
+            self.close(id, &close, true);
+        }
+    }
+
+    fn close(&mut self, id: SocketId, close: &Close, is_urgent: bool) {
+        let frame = Frame::close(Some(close.code.number()), &close.reason);
+        self.end(id, frame, close.code.name(), is_urgent);
+    }
+
+    /// Begins to end a socket. The first reason stays.
+    fn end(&mut self, id: SocketId, frame: Frame, reason: &'static str, is_urgent: bool) {
+        let now = self.now();
+        let Some(Resident { socket, home }) = self.sockets.get_mut(&id) else { return };
+        if socket.is_closing() {
+            return;
+        }
+        socket.end(&self.log, frame.into_bytes(), is_urgent, now);
+        home.depart(reason);
+        list(&mut self.listed, id, socket);
+    }
+
+    /// Takes leave of the connections that are over.
+    fn bury(&mut self) {
+        for (id, over) in mem::take(&mut self.over) {
+            let Some(Resident { socket, mut home }) = self.sockets.swap_remove(&id) else { continue };
+            home.depart("lost");
+            if let Over::Closed = over {
+                self.lingering.spawn(linger(socket.into_stream(), home.place));
+            }
+            // Another one is at its index now, which this pass may not have been to.
+            if self.pass.left > 0 {
+                self.pass.left = self.sockets.len();
+            }
+        }
+    }
+
+    fn now(&mut self) -> u32 {
+        self.now = u32::try_from(self.begun.elapsed().as_millis() / TICK.as_millis()).unwrap_or(u32::MAX / 2);
+        self.now
+    }
+}
+
+impl Home {
+    /// It is no member any longer, for this reason.
+    fn depart(&mut self, reason: &'static str) {
+        let Some(member) = self.member.take() else { return };
+        debug!(client_id = %member.client_id, reason, "socket ended");
+        member.relay.metrics.closed(reason);
+        if let Some(presence) = self.presence.take() {
+            presence.ended(reason);
+        }
+    }
+
+    /// Whether one that sends too much is only told so, this time still.
+    fn excuses(&mut self, message: &Said) -> bool {
+        let Some(member) = &self.member else { return false };
+        if self.exceeded.elapsed() > FORGIVEN_AFTER {
+            self.excess = 0;
+        }
+        self.exceeded = Instant::now();
+        self.excess += 1;
+        let limit = member.relay.config.limits.messages;
+        if self.excess > limit.burst.get() {
+            return false;
+        }
+        let why = format!("more than {} messages a second; this one was dropped", limit.per_second);
+        let wait = Duration::from_secs(1);
+        let id = if let Said::Text(text) = message { request::id_of(text) } else { None };
+        member.outbox.push(reply::error(ErrorCode::RateLimited, &why, id.as_deref(), Some(wait)));
+        true
+    }
+}
+
+impl From<Violation> for Close {
+    fn from(violation: Violation) -> Self {
+        match violation {
+            Violation::Protocol(rule) => Self::new(CloseCode::Protocol, rule),
+            Violation::Binary => Self::new(CloseCode::Binary, "text frames of JSON only"),
+            Violation::TooLarge => Self::new(CloseCode::TooLarge, "message too large"),
+            Violation::NotUtf8 => Self::new(CloseCode::NotUtf8, "text must be UTF-8"),
+        }
+    }
+}
+
+/// Puts a socket among those with turns of their own to write.
+fn list(listed: &mut Vec<SocketId>, id: SocketId, socket: &mut Socket) {
+    if !mem::replace(&mut socket.is_listed, true) {
+        listed.push(id);
+    }
+}
+
+/// Waits for the client's close, so that no reset overtakes what was sent.
+async fn linger(mut stream: TcpStream, _place: Place) {
+    let closing = async {
+        stream.shutdown().await?;
+        let mut dropped = [0; 512];
+        let mut left = LINGER_BYTES;
+        while left > 0 {
+            match stream.read(&mut dropped).await? {
+                0 => break,
+                count => left = left.saturating_sub(count),
+            }
+        }
+        std::io::Result::Ok(())
+    };
+    let _ = timeout(LINGER, closing).await;
+}
+
+fn ticks(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u32::MAX / 4)
+}
+
+fn time_until(at: SystemTime) -> Duration {
+    at.duration_since(SystemTime::now()).unwrap_or_default()
+}

@@ -1,0 +1,319 @@
+//! One WebSocket: a place in the shard's log, and its own turns, which deviate from that.
+//!
+//! What is for this socket alone stands at the place in the log where it came. Writing is one system
+//! call for all that waits, straight to TCP. Nothing is kept for a socket that has been told all.
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, IoSlice};
+use std::num::NonZeroU32;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Buf as _, Bytes};
+use socket2::SockRef;
+use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::log::Log;
+use super::mailbox::{Message, Notice, Outbox};
+use crate::frame::reader::{Message as Said, Reader, Violation};
+
+/// What a waiting turn takes beside its shared bytes, so that many small ones are bounded too.
+const OVERHEAD: usize = 64;
+
+/// Pieces that one system call writes.
+const PIECES: usize = 32;
+
+pub struct Socket {
+    stream: TcpStream,
+    /// What comes next of the log, or, where a turn stands there, after it.
+    place: u64,
+    /// In the order of their places.
+    turns: VecDeque<Turn>,
+    /// What the turns count for.
+    own: usize,
+    reader: Reader,
+    waker: Waker,
+    /// The system takes no more bytes for now.
+    pub is_blocked: bool,
+    /// It is on the shard's list of those with turns to write.
+    pub is_listed: bool,
+    /// When, by the shard's clock: it said something; bytes were taken last; it is to be pinged; its
+    /// visitor's time is over; it began to close.
+    pub heard: u32,
+    pub moved: u32,
+    pub ping_at: u32,
+    pub expires_at: u32,
+    pub closing_since: Option<NonZeroU32>,
+}
+
+/// Something of its own that a socket is told between what all are told.
+struct Turn {
+    /// Where in the log it stands, and where the log goes on after it.
+    at: u64,
+    resume: u64,
+    bytes: Bytes,
+    /// Some of its frame is written.
+    is_begun: bool,
+    /// Its frame goes on in the next turn.
+    goes_on: bool,
+    /// Nothing comes after it.
+    is_last: bool,
+    cost: usize,
+    written: Option<Notice>,
+}
+
+/// How far writing came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    All,
+    /// The shard hears when it can go on.
+    Blocked,
+    /// The last turn too.
+    Ended,
+    Lost,
+}
+
+/// What reading brought.
+pub enum Read {
+    /// All there was.
+    All,
+    /// There may be more.
+    Some,
+    Broken(Violation),
+    Lost,
+}
+
+impl Socket {
+    /// A socket that hears what is put into `log` from here on. What is in `early` came before.
+    pub fn new(stream: TcpStream, outbox: Outbox, log: &Log, now: u32) -> Self {
+        Self {
+            stream,
+            place: log.head(),
+            turns: VecDeque::new(),
+            own: 0,
+            reader: Reader::default(),
+            waker: Arc::new(outbox).into(),
+            is_blocked: false,
+            is_listed: false,
+            heard: now,
+            moved: now,
+            ping_at: u32::MAX,
+            expires_at: u32::MAX,
+            closing_since: None,
+        }
+    }
+
+    /// Writes all that it has not been told yet, as far as the system takes it.
+    pub fn write(&mut self, log: &Log, now: u32) -> Written {
+        if self.is_blocked {
+            return Written::Blocked;
+        }
+        if self.turns.is_empty() {
+            // The hot path. Past tokio's record of what is ready: one cache line less.
+            let waiting = log.between(self.place, log.head());
+            if waiting.is_empty() {
+                return Written::All;
+            }
+            self.moved = now;
+            match SockRef::from(&self.stream).send(waiting) {
+                Ok(count) => self.place += count as u64,
+                Err(error) if is_for_now(error.kind()) => {}
+                Err(_) => return Written::Lost,
+            }
+            if self.place == log.head() {
+                return Written::All;
+            }
+        }
+        self.write_turns(log, now)
+    }
+
+    fn write_turns(&mut self, log: &Log, now: u32) -> Written {
+        loop {
+            if self.advance(0) {
+                return Written::Ended;
+            }
+            let mut pieces = [IoSlice::new(&[]); PIECES];
+            let count = self.gather(log, &mut pieces);
+            if count == 0 {
+                // An idle socket keeps no queue.
+                self.turns = VecDeque::new();
+                return Written::All;
+            }
+            match self.stream.try_write_vectored(&pieces[..count]) {
+                Ok(count) => {
+                    self.moved = now;
+                    if self.advance(count) {
+                        return Written::Ended;
+                    }
+                }
+                Err(error) if is_for_now(error.kind()) => {
+                    match self.stream.poll_write_ready(&mut Context::from_waker(&self.waker)) {
+                        Poll::Ready(Ok(())) => {}
+                        Poll::Ready(Err(_)) => return Written::Lost,
+                        Poll::Pending => {
+                            self.is_blocked = true;
+                            return Written::Blocked;
+                        }
+                    }
+                }
+                Err(_) => return Written::Lost,
+            }
+        }
+    }
+
+    /// What is to be written next, in order; how many pieces that is.
+    fn gather<'a>(&'a self, log: &'a Log, pieces: &mut [IoSlice<'a>]) -> usize {
+        let mut place = self.place;
+        let mut count = 0;
+        let mut add = |bytes: &'a [u8]| {
+            if let Some(piece) = pieces.get_mut(count).filter(|_| !bytes.is_empty()) {
+                *piece = IoSlice::new(bytes);
+                count += 1;
+            }
+        };
+        for turn in self.turns.iter().take(PIECES) {
+            add(log.between(place, turn.at));
+            add(&turn.bytes);
+            place = turn.resume;
+        }
+        if self.turns.len() < PIECES && !self.turns.back().is_some_and(|turn| turn.is_last) {
+            add(log.between(place, log.head()));
+        }
+        count
+    }
+
+    /// Goes on by `count` bytes that are written; true when that was the last.
+    fn advance(&mut self, mut count: usize) -> bool {
+        loop {
+            match self.turns.front_mut() {
+                Some(turn) if turn.at <= self.place => {
+                    let written = count.min(turn.bytes.len());
+                    turn.bytes.advance(written);
+                    turn.is_begun |= written > 0;
+                    count -= written;
+                    if !turn.bytes.is_empty() {
+                        return false;
+                    }
+                    self.place = turn.resume;
+                    self.own -= turn.cost;
+                    if let Some(written) = turn.written.take() {
+                        written.send_replace(true);
+                    }
+                    if turn.is_last {
+                        return true;
+                    }
+                    let goes_on = turn.goes_on;
+                    self.turns.pop_front();
+                    if let Some(next) = self.turns.front_mut().filter(|_| goes_on) {
+                        next.is_begun = true;
+                    }
+                }
+                _ if count == 0 => return false,
+                next => {
+                    let until = next.map_or(u64::MAX, |turn| turn.at);
+                    let step = (until - self.place).min(count as u64);
+                    self.place += step;
+                    count -= usize::try_from(step).unwrap_or(count);
+                }
+            }
+        }
+    }
+
+    /// Puts in something for this socket alone; `limit` is what it may leave unread.
+    pub fn say(&mut self, log: &Log, message: Message, limit: usize) {
+        if self.is_closing() {
+            return;
+        }
+        let Message { parts, is_refresh, mut written } = message;
+        let at = log.head();
+        let most = if is_refresh { limit / 2 / parts.len().max(1) } else { usize::MAX };
+        let last = parts.len().saturating_sub(1);
+        for (index, bytes) in parts.into_iter().enumerate() {
+            let cost = (bytes.len() + OVERHEAD).min(most);
+            self.own += cost;
+            let goes_on = index < last;
+            let written = written.take_if(|_| !goes_on);
+            self.turns.push_back(Turn { goes_on, cost, written, ..Turn::new(at, bytes) });
+        }
+    }
+
+    /// Leaves out what stands in the log from `from` on, the newest frame.
+    pub fn skip(&mut self, from: u64, log: &Log) {
+        if !self.is_closing() {
+            self.turns.push_back(Turn { resume: log.head(), ..Turn::new(from, Bytes::new()) });
+        }
+    }
+
+    /// Ends it with `frame`: after all that waits, or, where it is `urgent`, after what is begun.
+    pub fn end(&mut self, log: &Log, frame: Bytes, is_urgent: bool, now: u32) {
+        let mut at = log.head();
+        if is_urgent {
+            at = log.frame_end(self.place);
+            let is_begun = self.turns.front().is_some_and(|turn| turn.is_begun);
+            let rest = self.turns.iter().take_while(|turn| turn.goes_on).count() + 1;
+            self.turns.truncate(if is_begun { rest } else { 0 });
+            self.own = self.turns.iter().map(|turn| turn.cost).sum();
+        }
+        self.turns.push_back(Turn { is_last: true, ..Turn::new(at, frame) });
+        self.closing_since = NonZeroU32::new(now.max(1));
+    }
+
+    /// Reads what is there, as far as `buffer` goes; puts what the client says into `said`.
+    pub fn read(&mut self, buffer: &mut [u8], limit: usize, said: &mut Vec<Said>) -> Read {
+        let mut bytes = ReadBuf::new(buffer);
+        let mut context = Context::from_waker(&self.waker);
+        match Pin::new(&mut self.stream).poll_read(&mut context, &mut bytes) {
+            Poll::Pending => Read::All,
+            Poll::Ready(Ok(())) if !bytes.filled().is_empty() => self.hear(bytes.filled(), limit, said),
+            Poll::Ready(_) => Read::Lost,
+        }
+    }
+
+    /// Reads what is in `bytes` already.
+    pub fn hear(&mut self, bytes: &[u8], limit: usize, said: &mut Vec<Said>) -> Read {
+        match self.reader.read(bytes, limit, said) {
+            Ok(()) => Read::Some,
+            Err(violation) => Read::Broken(violation),
+        }
+    }
+
+    /// Bytes that it has not taken yet.
+    pub fn lag(&self, log: &Log) -> usize {
+        usize::try_from(log.head() - self.place.min(log.head()))
+            .unwrap_or(usize::MAX)
+            .saturating_add(self.own)
+    }
+
+    pub fn place(&self) -> u64 {
+        self.place
+    }
+
+    pub fn is_closing(&self) -> bool {
+        self.closing_since.is_some()
+    }
+
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+}
+
+impl Turn {
+    fn new(at: u64, bytes: Bytes) -> Self {
+        Self {
+            at,
+            resume: at,
+            bytes,
+            is_begun: false,
+            goes_on: false,
+            is_last: false,
+            cost: 0,
+            written: None,
+        }
+    }
+}
+
+fn is_for_now(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}

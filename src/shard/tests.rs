@@ -1,0 +1,258 @@
+//! A shard with real sockets over loopback: what each hears, and in what order.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::admission::Admission;
+use crate::auth::Visitor;
+use crate::bus::Bus;
+use crate::bus::memory::Topic;
+use crate::config::Config;
+
+/// So much may a socket leave unread here.
+const OUTBOX: usize = 1 << 20;
+
+struct World {
+    relay: Arc<Relay>,
+    listener: TcpListener,
+    admission: Arc<Admission>,
+    stop: CancellationToken,
+    shard: JoinHandle<()>,
+}
+
+/// One client; what it is told begins with a greeting that is left out here.
+struct Client {
+    stream: TcpStream,
+    outbox: Outbox,
+    client_id: Arc<str>,
+}
+
+impl World {
+    async fn new() -> Self {
+        let config = Config::from_vars([]).unwrap();
+        let limits = config.limits;
+        let bus = Bus::Memory(Topic::new(config.history).member());
+        let relay = Arc::new(Relay::new(config, bus, 1));
+        let stop = CancellationToken::new();
+        let shard = Shard::new(Arc::clone(&relay), relay.shards[0].clone(), TaskTracker::new());
+        Self {
+            listener: TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap(),
+            admission: Admission::new(limits),
+            shard: tokio::spawn(shard.run(stop.clone())),
+            stop,
+            relay,
+        }
+    }
+
+    /// A client, with the greeting in place of what a real one would have.
+    async fn client(&self, greeting: &[&str]) -> Client {
+        let address = self.listener.local_addr().unwrap();
+        let (stream, accepted) = tokio::join!(TcpStream::connect(address), self.listener.accept());
+        let (stream, (served, _)) = (stream.unwrap(), accepted.unwrap());
+        let place = self.admission.admit(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap();
+        let mut seated = None;
+        self.relay.join(None, &[], Visitor::default(), |member, _| {
+            let (outbox, client_id) = (member.outbox.clone(), Arc::clone(&member.client_id));
+            let greeting = greeting.iter().map(|text| Frame::text(text.as_bytes()).into_bytes()).collect();
+            let early = Vec::new();
+            let arrival = Arrival { stream: served, early, greeting, member, presence: None, place };
+            outbox.mailbox.send(Command::Join(outbox.id, Box::new(arrival)));
+            seated = Some((outbox, client_id));
+        });
+        let (outbox, client_id) = seated.unwrap();
+        Client { stream, outbox, client_id }
+    }
+
+    fn tell(&self, text: &str, except: Option<&Client>) {
+        let frame = Frame::text(text.as_bytes());
+        self.relay.shards[0].tell(None, except.map(|client| client.outbox.id), frame);
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        timeout(Duration::from_secs(10), self.shard).await.expect("the shard does not end").unwrap();
+    }
+}
+
+impl Client {
+    fn say(&self, text: &str) {
+        self.outbox.push(Frame::text(text.as_bytes()));
+    }
+
+    /// The next frame's first byte and payload.
+    async fn frame(&mut self) -> (u8, Vec<u8>) {
+        let mut head = [0; 2];
+        self.stream.read_exact(&mut head).await.unwrap();
+        let length = match head[1] {
+            126 => usize::from(self.stream.read_u16().await.unwrap()),
+            127 => usize::try_from(self.stream.read_u64().await.unwrap()).unwrap(),
+            short => usize::from(short),
+        };
+        let mut payload = vec![0; length];
+        self.stream.read_exact(&mut payload).await.unwrap();
+        (head[0], payload)
+    }
+
+    async fn hears(&mut self, expected: &[&str]) {
+        for text in expected {
+            let (first, payload) = self.frame().await;
+            assert_eq!((first, String::from_utf8_lossy(&payload).as_ref()), (0x81, *text));
+        }
+    }
+
+    async fn is_closed(&mut self, code: u16) {
+        let (first, payload) = self.frame().await;
+        assert_eq!((first, &payload[..2]), (0x88, &code.to_be_bytes()[..]));
+    }
+}
+
+#[tokio::test]
+async fn what_is_for_one_keeps_its_place_among_what_is_for_all() {
+    let world = World::new().await;
+    let mut one = world.client(&["hello", "one"]).await;
+    let mut other = world.client(&["hello"]).await;
+    world.tell("a", None);
+    one.say("for one");
+    world.tell("b", Some(&other));
+    world.tell("c", None);
+    other.say("for the other");
+    world.tell("d", Some(&one));
+    let mut late = world.client(&["hello"]).await;
+    world.tell("e", None);
+    one.hears(&["hello", "one", "a", "for one", "b", "c", "e"]).await;
+    other.hears(&["hello", "a", "c", "for the other", "d", "e"]).await;
+    late.hears(&["hello", "e"]).await;
+
+    // Many at once, so that one pass has more turns than one call writes.
+    for number in 0..200 {
+        world.tell(&format!("{number}"), (number % 2 == 0).then_some(&one));
+        one.say("own");
+    }
+    for number in 0..200 {
+        let number = format!("{number}");
+        let odd = number.ends_with(['1', '3', '5', '7', '9']);
+        if odd {
+            one.hears(&[&number]).await;
+        }
+        one.hears(&["own"]).await;
+        other.hears(&[&number]).await;
+    }
+    drop((one, other, late));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_channel_s_members_hear_it_in_its_place() {
+    let world = World::new().await;
+    let [mut one, mut other] = [world.client(&[]).await, world.client(&[]).await];
+    let channel = Channel::new("c").unwrap();
+    let shard = &world.relay.shards[0];
+    shard.send(Command::Enter(one.outbox.id, channel.clone()));
+    world.tell("a", None);
+    shard.tell(Some(channel.clone()), None, Frame::text(b"b"));
+    shard.tell(Some(channel.clone()), Some(one.outbox.id), Frame::text(b"not for one"));
+    world.tell("c", None);
+    shard.send(Command::Exit(one.outbox.id, channel.clone()));
+    shard.tell(Some(channel), None, Frame::text(b"for nobody"));
+    world.tell("d", None);
+    one.hears(&["a", "b", "c", "d"]).await;
+    other.hears(&["a", "c", "d"]).await;
+    drop((one, other));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn one_that_does_not_read_is_cut_off_alone_at_the_end_of_a_frame() {
+    let world = World::new().await;
+    let [mut slow, mut reading] = [world.client(&[]).await, world.client(&[]).await];
+    let text = "x".repeat(100_000);
+    let mut told = 0;
+    // What the system buffers of loopback comes on top of the limit.
+    while world.relay.find(&slow.client_id).is_some() {
+        world.tell(&text, None);
+        reading.hears(&[&text]).await;
+        told += 1;
+        assert!(told < 1_000, "never cut off");
+    }
+    assert!(told * text.len() > OUTBOX);
+    let mut heard = 0;
+    let close = loop {
+        let (first, payload) = slow.frame().await;
+        if first != 0x81 {
+            break payload;
+        }
+        assert_eq!(payload.len(), text.len(), "whole frames only");
+        heard += 1;
+    };
+    assert_eq!(close[..2], 1013_u16.to_be_bytes());
+    assert!(heard < told);
+    world.tell("on", None);
+    reading.hears(&["on"]).await;
+    drop((slow, reading));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_long_refresh_is_written_whole_before_a_close() {
+    let world = World::new().await;
+    let mut client = world.client(&[]).await;
+    let part = Bytes::from(vec![b'x'; OUTBOX]);
+    let parts = crate::frame::text_of_parts(vec![part.clone(), part.clone(), part]);
+    client.outbox.push_refresh(parts);
+    world.tell("after", None);
+    client.outbox.close(Close::new(CloseCode::Restart, "restart"));
+    world.tell("never heard", None);
+    assert_eq!(client.frame().await.1.len(), 3 * OUTBOX);
+    client.hears(&["after"]).await;
+    client.is_closed(1012).await;
+    let mut rest = Vec::new();
+    client.stream.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.is_empty(), "nothing comes after a close");
+    drop(client);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn written_is_told_when_it_is_and_never_when_it_is_not() {
+    let world = World::new().await;
+    let mut client = world.client(&[]).await;
+    let notice = tokio::sync::watch::Sender::new(false);
+    let mut written = notice.subscribe();
+    client.outbox.push_noticed(Frame::text(b"noticed"), notice);
+    client.hears(&["noticed"]).await;
+    written.wait_for(|written| *written).await.unwrap();
+    let outbox = client.outbox.clone();
+    drop(client);
+    let notice = tokio::sync::watch::Sender::new(false);
+    let mut written = notice.subscribe();
+    // The system may still take some for a connection that is gone.
+    let frame = Frame::text(&vec![b'x'; 20 * OUTBOX]);
+    outbox.push_noticed(frame, notice);
+    assert!(written.wait_for(|written| *written).await.is_err());
+    world.end().await;
+}
+
+#[tokio::test]
+async fn passes_reach_everybody_while_sockets_come_and_go() {
+    let world = World::new().await;
+    let mut clients = Vec::new();
+    for _ in 0..150 {
+        clients.push(world.client(&[]).await);
+    }
+    for number in 0..40 {
+        let text = number.to_string();
+        world.tell(&text, None);
+        // Between the slices of the pass some go, and others take their places.
+        drop(clients.remove(fastrand::usize(..clients.len())));
+        clients.push(world.client(&[]).await);
+        let newest = clients.len() - 1;
+        for client in &mut clients[..newest] {
+            client.hears(&[&text]).await;
+        }
+    }
+    drop(clients);
+    world.end().await;
+}
