@@ -277,5 +277,9 @@ impl Scene {
         let first = outages.first().map(|line| &line["reason"]);
         let same = outages.iter().filter(|line| Some(&line["reason"]) == first).count();
         assert_eq!(same, 1, "{outages:?}");
+        // Nor is what each try does about it.
+        for told in ["subscription created", "own subscription", "subscription deleted"] {
+            assert!(self.ams.lines(told).len() <= 1, "{:?}", self.ams.log());
+        }
     }
 }
