@@ -58,6 +58,14 @@ pub struct Sequence {
     pub first_at: i64,
 }
 
+/// What every version can read of an event: which one it is. Noted for one that a newer version sent, or
+/// it would be waited for as if it had not come.
+#[derive(Debug, Deserialize)]
+pub struct Numbered {
+    pub origin: Origin,
+    pub sequence: Sequence,
+}
+
 /// Longer than any VM's or region's name.
 const MAX_NAME: usize = 255;
 
@@ -263,6 +271,18 @@ impl Told {
     }
 }
 
+impl Numbered {
+    /// None: no event, or not even that can be read of it.
+    pub fn decode(data: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Newer {
+            event: Numbered,
+        }
+        let Newer { event } = serde_json::from_slice(data).ok()?;
+        (event.sequence.is_possible() && event.origin.is_possible()).then_some(event)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -295,9 +315,10 @@ mod tests {
             r#"{"started":1,"number":-2,"first":1,"firstAt":1}"#,
         ] {
             assert!(Told::decode(event(sequence).as_bytes()).is_err(), "{sequence}");
+            assert!(Numbered::decode(event(sequence).as_bytes()).is_none(), "{sequence}");
         }
         for data in [&b""[..], b"null", b"{}", b"[]", b"{\"event\":{}}", b"{\"later\":{}}", b"\xff"] {
-            assert!(Told::decode(data).is_err());
+            assert!(Told::decode(data).is_err() && Numbered::decode(data).is_none());
         }
     }
 }

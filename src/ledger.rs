@@ -29,8 +29,12 @@ const LONG_PATIENCE: Duration = Duration::from_secs(25);
 /// Each VM waits up to so much longer, so that a fleet does not ask all at once.
 const SPREAD: Duration = Duration::from_secs(5);
 
-/// Processes remembered, of all VMs.
-const MAX_RUNS: usize = 20_000;
+/// What all of it may take: some 18,000 processes without holes.
+const MAX_BYTES: usize = 4 << 20;
+
+/// What a process takes beside its name and holes, and a hole, with the room that maps and lists keep.
+const RUN_BYTES: usize = 192;
+const HOLE_BYTES: usize = 2 * size_of::<Hole>();
 
 /// Holes of one process. Beyond that they are merged, which says too much is missing, never too little.
 const MAX_HOLES: usize = 64;
@@ -45,7 +49,8 @@ pub struct Ledger {
     /// What was published before this (µs) is not awaited: it is older than this VM's memory.
     edge: i64,
     runs: HashMap<String, Vec<Run>>,
-    count: usize,
+    /// Of `runs`, in bytes.
+    size: usize,
     /// Something published before this may have been missed unnoticed, in µs.
     reaches: i64,
     /// Where the next list of ended processes begins.
@@ -105,80 +110,75 @@ impl Ledger {
     /// A ledger of what was published since `edge` (µs).
     pub fn new(edge: i64) -> Self {
         let slack = clock::random_part(SPREAD);
-        Self { edge, runs: HashMap::new(), count: 0, reaches: edge, turn: 0, slack }
+        Self { edge, runs: HashMap::new(), size: 0, reaches: edge, turn: 0, slack }
     }
 
     /// Notes an event that was published at `at` (µs); false when it was heard before.
     pub fn hear(&mut self, instance: &str, sequence: &Sequence, at: i64) -> bool {
         let number = sequence.number;
-        let Some(run) = self.run(instance, sequence, at) else { return true };
-        let new = if number >= run.next {
+        self.change(instance, sequence, at, |run| {
+            if number < run.next {
+                return run.fill(number);
+            }
             run.expect(number, at);
             run.next = number + 1;
             true
-        } else {
-            run.fill(number)
-        };
-        run.at = run.at.max(at);
-        new
+        })
     }
 
     /// Notes what a VM says at `at` (µs) of a process, its own or another's: all up to
     /// `sequence.number` is on the topic, but for the numbers it gave up.
     pub fn learn(&mut self, instance: &str, sequence: &Sequence, given_up: &[Range<u64>], at: i64) {
-        let Some(run) = self.run(instance, sequence, at) else { return };
-        run.expect(sequence.number.saturating_add(1), at);
-        for numbers in given_up.iter().take(MAX_RANGES) {
-            run.change(numbers, State::GivenUp);
-        }
-        run.at = run.at.max(at);
+        self.change(instance, sequence, at, |run| run.learn(sequence, given_up, State::GivenUp, at));
     }
 
     /// Notes what another VM says of a process that has ended: up to where it heard it, and when.
     pub fn trust(&mut self, heard: &Heard, at: i64) {
-        let at = heard.at.min(at);
-        if at < self.edge {
-            return;
-        }
-        self.learn(&heard.instance, &heard.sequence, &[], at);
-        let Some(run) = self.run(&heard.instance, &heard.sequence, at) else { return };
-        for numbers in heard.lost.iter().take(MAX_RANGES) {
-            run.change(numbers, State::Lost);
+        let Heard { instance, sequence, at: heard_at, lost } = heard;
+        let at = (*heard_at).min(at);
+        if at >= self.edge {
+            self.change(instance, sequence, at, |run| run.learn(sequence, lost, State::Lost, at));
         }
     }
 
-    /// The process that says or is said so; it is there after this.
-    fn run(&mut self, instance: &str, sequence: &Sequence, at: i64) -> Option<&mut Run> {
+    /// Changes what is known of a process that says something, or of which something is said, at `at` (µs).
+    fn change<T>(
+        &mut self,
+        instance: &str,
+        sequence: &Sequence,
+        at: i64,
+        change: impl FnOnce(&mut Run) -> T,
+    ) -> T {
         let first = sequence.first.clamp(1, sequence.number.saturating_add(1));
         // Another clock may be ahead; the topic's is the one that counts.
         let first_at = sequence.first_at.saturating_mul(1000).min(at);
-        let is_known = |runs: &Vec<Run>| runs.iter().any(|run| run.started == sequence.started);
-        if !self.runs.get(instance).is_some_and(is_known) {
-            self.begin(instance, sequence.started, first_at);
-        }
-        // A name of its own is made for the first event of an instance only.
-        let runs = self.runs.get_mut(instance)?;
-        let run = runs.iter_mut().find(|run| run.started == sequence.started)?;
+        let runs = match self.runs.get_mut(instance) {
+            Some(runs) => runs,
+            // A name of its own is made for the first event of an instance only.
+            None => self.runs.entry(instance.to_owned()).or_insert(Vec::with_capacity(1)),
+        };
+        let index = runs.iter().position(|run| run.started == sequence.started).unwrap_or_else(|| {
+            let run = Run::new(sequence.started, first_at);
+            self.size += run.size(instance);
+            runs.push(run);
+            runs.len() - 1
+        });
+        let run = &mut runs[index];
+        let size_before = run.size(instance);
         if run.raise(first, first_at) {
             self.reaches = self.reaches.max(first_at);
         }
-        Some(run)
-    }
-
-    fn begin(&mut self, instance: &str, started: i64, first_at: i64) {
-        if self.count >= MAX_RUNS {
+        let changed = change(run);
+        run.at = run.at.max(at);
+        // Of lists, many stay empty for ever, and few stay long.
+        if run.holes.capacity() > 2 * run.holes.len() {
+            run.holes.shrink_to_fit();
+        }
+        self.size = self.size - size_before + run.size(instance);
+        if self.size > MAX_BYTES {
             self.forget_oldest();
         }
-        self.count += 1;
-        let run = Run {
-            started,
-            first: 1,
-            first_at: started.saturating_mul(1000).min(first_at),
-            next: 1,
-            at: first_at,
-            holes: Vec::new(),
-        };
-        self.runs.entry(instance.to_owned()).or_default().push(run);
+        changed
     }
 
     /// What is to be done now about holes that stay open.
@@ -269,33 +269,49 @@ impl Ledger {
     /// Forgets processes that were last heard of before `oldest` (µs), and awaits nothing of before.
     pub fn forget(&mut self, oldest: i64) {
         self.edge = self.edge.max(oldest);
-        let mut reaches = self.reaches;
-        self.runs.retain(|_, runs| {
+        let Self { runs, size, reaches, .. } = self;
+        *size = 0;
+        runs.retain(|instance, runs| {
             runs.retain(|run| {
                 let keep = run.at >= oldest;
-                if !keep {
-                    reaches = run.holes.iter().map(|hole| hole.published.1).fold(reaches, i64::max);
+                if keep {
+                    *size += run.size(instance);
+                } else {
+                    *reaches = run.holes.iter().map(|hole| hole.published.1).fold(*reaches, i64::max);
                 }
                 keep
             });
             !runs.is_empty()
         });
-        self.reaches = reaches;
-        self.count = self.runs.values().map(Vec::len).sum();
     }
 
-    /// More processes than any fleet has: somebody plays with the topic. The older half goes.
+    /// More than any fleet has: somebody plays with the topic. The older half goes.
     fn forget_oldest(&mut self) {
-        let mut times: Vec<_> = self.runs.values().flatten().map(|run| run.at).collect();
-        let middle = times.len() / 2;
-        let (_, oldest, _) = times.select_nth_unstable(middle);
-        let oldest = *oldest;
-        self.forget(oldest);
-        self.reaches = self.reaches.max(oldest);
-        if self.count >= MAX_RUNS {
-            self.runs.clear();
-            self.count = 0;
+        while self.size > MAX_BYTES / 2 {
+            let mut times: Vec<_> = self.runs.values().flatten().map(|run| run.at).collect();
+            let middle = times.len() / 2;
+            let (_, oldest, _) = times.select_nth_unstable(middle);
+            let edge = *oldest + 1;
+            self.forget(edge);
+            self.reaches = self.reaches.max(edge);
         }
+    }
+
+    /// At its limit, by processes with so long a name and so many holes.
+    #[cfg(test)]
+    pub fn full(name: usize, holes: usize) -> Self {
+        let mut ledger = Self::new(0);
+        let each = RUN_BYTES + name + holes * HOLE_BYTES;
+        for process in 0..MAX_BYTES / each {
+            let instance = format!("{process:0name$}");
+            let events = holes.max(1) as u64;
+            for number in (1..=events).map(|event| if holes == 0 { event } else { 2 * event }) {
+                let sequence = Sequence { started: 1, number, first: 1, first_at: 0 };
+                ledger.hear(&instance, &sequence, 1);
+            }
+        }
+        assert!(ledger.reaches == 0 && ledger.size + each > MAX_BYTES);
+        ledger
     }
 
     fn holes(&self) -> impl Iterator<Item = &Hole> {
@@ -323,6 +339,30 @@ impl Hole {
 }
 
 impl Run {
+    fn new(started: i64, first_at: i64) -> Self {
+        Self {
+            started,
+            first: 1,
+            first_at: started.saturating_mul(1000).min(first_at),
+            next: 1,
+            at: first_at,
+            holes: Vec::new(),
+        }
+    }
+
+    /// What it takes, with the name of its instance.
+    fn size(&self, instance: &str) -> usize {
+        RUN_BYTES + instance.len() + self.holes.len() * HOLE_BYTES
+    }
+
+    /// All up to the number of `sequence` was published by `at`; of `gone` it is known what became of it.
+    fn learn(&mut self, sequence: &Sequence, gone: &[Range<u64>], state: State, at: i64) {
+        self.expect(sequence.number.saturating_add(1), at);
+        for numbers in gone.iter().take(MAX_RANGES) {
+            self.change(numbers, state);
+        }
+    }
+
     /// Whether its first hole is of what was published before `edge`, as far as is known.
     fn begins_beyond(&self, edge: i64) -> bool {
         self.holes.first().is_some_and(|hole| hole.numbers.start == self.first && hole.published.0 < edge)
@@ -537,12 +577,12 @@ mod tests {
                 other.trust(&heard, 2);
             }
         }
-        assert_eq!(other.count, VOUCHED + 3, "all but the one that speaks for itself");
+        assert_eq!(other.runs.len(), VOUCHED + 3, "all but the one that speaks for itself");
         assert!(!other.is_whole());
         other.forget(2);
-        assert_eq!(other.count, 0, "a vouch makes nobody live longer");
+        assert_eq!(other.runs.len(), 0, "a vouch makes nobody live longer");
         ledger.forget(2);
-        assert_eq!((ledger.count, ledger.runs.len()), (0, 0));
+        assert_eq!((ledger.size, ledger.runs.len()), (0, 0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -554,10 +594,24 @@ mod tests {
         assert_eq!(ledger.runs["a"][0].holes.len(), MAX_HOLES);
         let missing: u64 = ledger.holes().map(|hole| hole.numbers.end - hole.numbers.start).sum();
         assert!(missing >= 1_999, "merged, they are more than there are: {missing}");
-        for started in 0..2 * MAX_RUNS {
-            let started = i64::try_from(started).unwrap();
-            ledger.hear("b", &Sequence { started, ..sequence(1) }, started);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_there_is_no_room_for_is_not_vouched_for() {
+        let mut ledger = Ledger::new(0);
+        let mut at = 0;
+        while ledger.reaches == 0 {
+            at += 1;
+            ledger.hear("a", &Sequence { started: at / 8, ..sequence(2 * at.unsigned_abs()) }, at);
+            assert!(ledger.size <= MAX_BYTES);
         }
-        assert!(ledger.count <= MAX_RUNS);
+        assert!(ledger.size <= MAX_BYTES / 2);
+        let kept = || ledger.runs.values().flatten();
+        assert_eq!(ledger.size, kept().map(|run| run.size("a")).sum::<usize>());
+        // What is forgotten was published before; the newest is still known.
+        assert!(kept().all(|run| run.at >= ledger.reaches) && kept().any(|run| run.at == at));
+        let awaited = ledger.awaited_since();
+        ledger.hear("a", &Sequence { started: 0, ..sequence(100) }, at);
+        assert_eq!(ledger.awaited_since(), awaited, "what was forgotten is not awaited anew");
     }
 }

@@ -20,7 +20,7 @@ use crate::clock::{self, micros};
 use crate::config::Config;
 use crate::connections::Connections;
 use crate::cursor::{BadCursor, Cursor, OVERLAP};
-use crate::event::{Beacon, Event, Heard, Kind, Origin, Sequence, Told};
+use crate::event::{Beacon, Event, Heard, Kind, Numbered, Origin, Sequence, Told};
 use crate::fleet::{Change, Fleet};
 use crate::health::{Health, Phase};
 use crate::history::{CatchUp, History, Hole, Missing};
@@ -364,6 +364,9 @@ impl Relay {
             Err(error) => {
                 self.metrics.undecodable.inc();
                 debug!(%error, "a message on the topic that this version does not know");
+                if let Some(Numbered { origin, sequence }) = Numbered::decode(&delivery.message.data) {
+                    self.state().ledger.hear(&origin.instance, &sequence, at);
+                }
             }
         }
         // Only now: should this process end here, the message comes again.
@@ -571,5 +574,36 @@ impl Drop for Member {
         let mut state = self.relay.state();
         state.hub.leave(&self.client_id);
         self.relay.metrics.connections.set(state.hub.len() as i64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::{Join, Message};
+    use crate::vm;
+
+    #[tokio::test]
+    async fn a_newer_version_s_event_leaves_no_hole() {
+        let config = Config::from_vars([]).unwrap();
+        let bus = vm::bus(&config).await.unwrap();
+        let relay = Relay::new(config, bus.clone());
+        let mut inbox = bus.join(Join::Resume, clock::now_micros()).await.unwrap();
+        let mut tell = async |number: u64, id: &str| {
+            let event = format!(
+                r#"{{"event":{{"id":{id},"type":"alert","senderId":"s","data":1,"timestamp":7,
+                "origin":{{"instance":"newer","region":"ams"}},
+                "sequence":{{"started":1,"number":{number},"first":1,"firstAt":1}}}}}}"#
+            );
+            bus.publish(Message { data: event.into(), to: None }).await.unwrap();
+            relay.receive(inbox.next().await.unwrap());
+        };
+        tell(1, r#""a""#).await;
+        tell(2, r#"{"an": "object"}"#).await;
+        tell(3, r#""c""#).await;
+        assert_eq!(relay.metrics.undecodable.get(), 1);
+        assert!(relay.is_whole(i64::MAX));
+        tell(5, r#""e""#).await;
+        assert!(!relay.is_whole(i64::MAX), "the fourth did not come");
     }
 }

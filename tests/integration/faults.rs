@@ -1,9 +1,9 @@
 //! What can befall the topic, one fault at a time: sockets stay open, the fault is named once, and in
 //! the end everyone has heard everything once.
 //!
-//! The VM `ams` reaches the emulator through a proxy, the VM `sin` directly; each has a socket that is
-//! there throughout. A subscription that is detached is not among the faults: the emulator answers that
-//! it can't do it (501).
+//! The VM `ams` reaches the emulator through a proxy, or through a gate where what it may do is at stake;
+//! the VM `sin` reaches it directly. Each has a socket that is there throughout. The emulator can't detach a
+//! subscription (501), nor take a right away: the gate answers in its place.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use crate::support::emulator::Emulator;
+use crate::support::gate::{Gate, Refused};
 use crate::support::http::get;
 use crate::support::listener::Listener;
 use crate::support::proxy::{Mode, Proxy};
@@ -59,59 +60,88 @@ async fn connections_are_cut() {
 #[tokio::test]
 async fn the_endpoint_refuses_for_a_minute() {
     let refuse = async |scene: &mut Scene| scene.proxy.set(Mode::Refuse);
-    lasting("endpoint refused", Duration::from_secs(60), refuse, pass).await;
+    lasting(Scene::start().await, "endpoint refused", Duration::from_secs(60), refuse, pass).await;
 }
 
 #[tokio::test]
 async fn the_stream_hangs_without_an_error() {
     let hang = async |scene: &mut Scene| scene.proxy.set(Mode::BlackHole);
-    lasting("black hole", Duration::ZERO, hang, pass).await;
+    lasting(Scene::start().await, "black hole", Duration::ZERO, hang, pass).await;
 }
 
 #[tokio::test]
 async fn what_hung_is_cut_in_the_end() {
     let hang = async |scene: &mut Scene| scene.proxy.set(Mode::BlackHole);
     let cut = async |scene: &mut Scene| scene.proxy.set(Mode::Cut);
-    lasting("black hole, then cut", Duration::ZERO, hang, cut).await;
+    lasting(Scene::start().await, "black hole, then cut", Duration::ZERO, hang, cut).await;
 }
 
 #[tokio::test]
 async fn permission_is_taken_away_and_given_back() {
-    let deny = async |scene: &mut Scene| scene.proxy.set(Mode::Deny);
-    lasting("permission denied", Duration::ZERO, deny, pass).await;
+    let deny = async |scene: &mut Scene| scene.gate.refuse(Refused::All);
+    lasting(Scene::gated().await, "permission denied", Duration::ZERO, deny, pass).await;
+}
+
+#[tokio::test]
+async fn the_right_to_publish_is_taken_away_and_given_back() {
+    let deny = async |scene: &mut Scene| scene.gate.refuse(Refused::Publishing);
+    let give_back = async |scene: &mut Scene| {
+        // What others publish goes on being heard.
+        scene.heard_by("ams", &["early via sin", "late via sin"]).await;
+        scene.gate.refuse(Refused::Nothing);
+    };
+    lasting(Scene::gated().await, "publishing denied", Duration::ZERO, deny, give_back).await;
+}
+
+#[tokio::test]
+async fn the_right_to_consume_is_taken_away_and_given_back() {
+    let deny = async |scene: &mut Scene| scene.gate.refuse(Refused::Consuming);
+    let give_back = async |scene: &mut Scene| {
+        // What it publishes goes on being heard by others.
+        scene.heard_by("sin", &["early via ams", "late via ams"]).await;
+        scene.gate.refuse(Refused::Nothing);
+    };
+    lasting(Scene::gated().await, "consuming denied", Duration::ZERO, deny, give_back).await;
+}
+
+#[tokio::test]
+async fn the_subscription_is_detached() {
+    let detach = async |scene: &mut Scene| scene.gate.refuse(Refused::Detached);
+    passing(Scene::gated().await, "subscription detached", detach).await;
 }
 
 #[tokio::test]
 async fn the_emulator_is_killed_and_starts_again_empty() {
     let kill = async |scene: &mut Scene| scene.emulator.kill();
     let start = async |scene: &mut Scene| scene.emulator.start_again().await;
-    lasting("emulator killed", Duration::ZERO, kill, start).await;
+    lasting(Scene::start().await, "emulator killed", Duration::ZERO, kill, start).await;
 }
 
 #[tokio::test]
 async fn the_subscription_is_deleted() {
     let delete = async |scene: &mut Scene| scene.emulator.delete("subscriptions/ID_vm-ams").await;
-    passing("subscription deleted", delete).await;
+    passing(Scene::start().await, "subscription deleted", delete).await;
 }
 
 #[tokio::test]
 async fn the_topic_is_deleted() {
     let delete = async |scene: &mut Scene| scene.emulator.delete("topics/ALIEN_NOTIFICATIONS").await;
-    passing("topic deleted", delete).await;
+    passing(Scene::start().await, "topic deleted", delete).await;
 }
 
 async fn pass(scene: &mut Scene) {
     scene.proxy.set(Mode::Pass);
+    scene.gate.refuse(Refused::Nothing);
 }
 
 /// A fault that is there, for `least` or until it is noticed, up to `mend`.
 async fn lasting(
+    mut scene: Scene,
     what: &str,
     least: Duration,
     fault: impl AsyncFnOnce(&mut Scene),
     mend: impl AsyncFnOnce(&mut Scene),
 ) {
-    let mut scene = Scene::start().await;
     let begun = Instant::now();
     fault(&mut scene).await;
     scene.alert("early").await;
@@ -130,8 +160,7 @@ async fn lasting(
 }
 
 /// A fault that happens once and leaves the rest to the VM.
-async fn passing(what: &str, fault: impl AsyncFnOnce(&mut Scene)) {
-    let mut scene = Scene::start().await;
+async fn passing(mut scene: Scene, what: &str, fault: impl AsyncFnOnce(&mut Scene)) {
     let begun = Instant::now();
     fault(&mut scene).await;
     scene.alert("during").await;
@@ -151,6 +180,7 @@ async fn passing(what: &str, fault: impl AsyncFnOnce(&mut Scene)) {
 
 struct Scene {
     emulator: Emulator,
+    gate: Gate,
     proxy: Proxy,
     ams: Vm,
     sin: Vm,
@@ -169,16 +199,31 @@ struct Sent {
 }
 
 impl Scene {
-    /// All is well, and an alert from each side has been heard by each.
     async fn start() -> Self {
         let emulator = Emulator::start().await;
+        let gate = Gate::to(emulator.port).await;
         let proxy = Proxy::to(emulator.port).await;
-        let ams = Vm::spawn_on(&proxy.host(), "ams", &[]).await;
+        let way = proxy.host();
+        Self::all_well(emulator, gate, proxy, &way).await
+    }
+
+    /// With the gate in the place of the proxy.
+    async fn gated() -> Self {
+        let emulator = Emulator::start().await;
+        let gate = Gate::to(emulator.port).await;
+        let proxy = Proxy::to(emulator.port).await;
+        let way = gate.host();
+        Self::all_well(emulator, gate, proxy, &way).await
+    }
+
+    /// All is well, and an alert from each side has been heard by each.
+    async fn all_well(emulator: Emulator, gate: Gate, proxy: Proxy, way: &str) -> Self {
+        let ams = Vm::spawn_on(way, "ams", &[]).await;
         let sin = Vm::spawn_on(&emulator.host(), "sin", &[]).await;
         ams.ready().await;
         sin.ready().await;
         let listeners = [Listener::connect(ams.port).await, Listener::connect(sin.port).await];
-        let mut scene = Self { emulator, proxy, ams, sin, listeners, sent: Vec::new(), early: 0 };
+        let mut scene = Self { emulator, gate, proxy, ams, sin, listeners, sent: Vec::new(), early: 0 };
         scene.alert("before").await;
         scene.all_confirmed().await;
         scene.all_heard().await;
@@ -235,6 +280,11 @@ impl Scene {
         told
     }
 
+    async fn heard_by(&self, vm: &str, ids: &[&str]) {
+        let listener = &self.listeners[usize::from(vm == "sin")];
+        listener.hears(&ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>(), HEARD).await;
+    }
+
     async fn all_heard(&self) {
         let all = self.ids();
         for listener in &self.listeners {
@@ -277,5 +327,9 @@ impl Scene {
         let first = outages.first().map(|line| &line["reason"]);
         let same = outages.iter().filter(|line| Some(&line["reason"]) == first).count();
         assert_eq!(same, 1, "{outages:?}");
+        // Nor is what each try does about it.
+        for told in ["subscription created", "own subscription", "subscription deleted"] {
+            assert!(self.ams.lines(told).len() <= 1, "{:?}", self.ams.log());
+        }
     }
 }

@@ -170,6 +170,64 @@ async fn a_socket_that_never_reads_delays_nobody_and_is_cut_off_alone() {
 }
 
 #[tokio::test]
+async fn what_waited_for_a_slow_consumer_comes_again_when_it_returns() {
+    let vm = Vm::alone(&[
+        ("OUTBOX_BYTES", "65536"),
+        ("MESSAGE_RATE", "10000"),
+        ("MESSAGE_BURST", "10000"),
+        ("HISTORY_EVENTS", "10000"),
+        ("HISTORY_BYTES", "268435456"),
+    ])
+    .await;
+    let mut slow = vm.connect().await;
+    let mut undisturbed = vm.connect().await;
+    let mut sender = vm.connect().await;
+    let cut = r#"sockets_closed_total{reason="slow_consumer"} 1"#;
+    let mut all = Vec::new();
+    let mut send = async || {
+        sender.send(json!({"type": "broadcast", "data": "x".repeat(15 << 10)})).await;
+        let event = undisturbed.expect("broadcast").await;
+        all.push(event["id"].clone());
+    };
+    while !get(vm.port, "/metrics").await.text().contains(cut) {
+        send().await;
+    }
+    for _ in 0..5 {
+        send().await;
+    }
+
+    // What the system had taken, whole frames in their order, and then the close.
+    let (mut heard, mut cursor) = (Vec::new(), slow.refresh["cursor"].clone());
+    let hint = loop {
+        match within("close", slow.socket.next()).await {
+            Some(Ok(Message::Text(text))) => {
+                let message: Value = serde_json::from_str(&text).unwrap();
+                if message["type"] == "broadcast" {
+                    heard.push(message["id"].clone());
+                    cursor = message["cursor"].clone();
+                }
+            }
+            Some(Ok(Message::Close(Some(close)))) if u16::from(close.code) == 1013 => break close.reason,
+            Some(Ok(Message::Ping(_))) => {}
+            other => panic!("expected a close, got {other:?}"),
+        }
+    };
+    assert!(hint.starts_with("retry in "), "{hint}");
+    assert_eq!(heard, all[..heard.len()]);
+    let lacking = all.len() - heard.len();
+    assert!(lacking > 5, "no more than what came after the close: {lacking}");
+
+    let back = Client::connect(vm.port, &format!("/ws?since={}", cursor.as_str().unwrap())).await;
+    assert_eq!(back.refresh["complete"], true, "{}", back.refresh["reason"]);
+    let events = back.refresh["events"].as_array().unwrap();
+    let again: Vec<_> = events.iter().map(|event| event["id"].clone()).collect();
+    // The overlap brings more than it lacks, and it knows that by its ids.
+    assert!(again.len() >= lacking, "{} of {lacking}", again.len());
+    assert!(all.ends_with(&again), "what an undisturbed socket heard, each once and in its order");
+    println!("of {} events {lacking} waited or came after the close, and came again", all.len());
+}
+
+#[tokio::test]
 async fn a_socket_that_only_pings_and_never_reads_is_cut_off_too() {
     let rates = [("PING_INTERVAL", "1"), ("MESSAGE_RATE", "1000000"), ("MESSAGE_BURST", "1000000")];
     let vm = Vm::alone(&rates).await;

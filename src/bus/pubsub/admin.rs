@@ -4,13 +4,14 @@
 //! leave within seconds must not hang in somebody else's patience.
 
 use std::future::Future;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_pubsub::model::{ExpirationPolicy, Subscription, Topic};
 use google_cloud_wkt as wkt;
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::PubSub;
 use crate::bus::BusError;
@@ -38,14 +39,18 @@ impl PubSub {
             self.create_topic(&self.0.topic, Some(self.retention())).await?;
             created = self.create_subscription().await;
         }
-        match created {
-            Ok(()) => {
-                info!(subscription = self.0.subscription, "subscription created");
-                Ok(())
-            }
-            Err(failure) if failure.is(Code::AlreadyExists) => self.take_up_subscription().await,
-            Err(failure) => Err(failure.of("creating the subscription")),
+        let done = match created {
+            Ok(()) => "subscription created",
+            Err(failure) if failure.is(Code::AlreadyExists) => self.take_up_subscription().await?,
+            Err(failure) => return Err(failure.of("creating the subscription")),
+        };
+        // News when this VM starts; later on it is a part of each try to mend what is named already.
+        if self.0.told_of_subscription.swap(true, Ordering::Relaxed) {
+            debug!(subscription = self.0.subscription, "{done}");
+        } else {
+            info!(subscription = self.0.subscription, "{done}");
         }
+        Ok(())
     }
 
     async fn create_subscription(&self) -> Result<(), Failure> {
@@ -62,20 +67,20 @@ impl PubSub {
         call(request.send()).await.map(drop)
     }
 
-    /// What this VM left behind when it last ended without saying goodbye, with its backlog.
-    async fn take_up_subscription(&self) -> Result<(), BusError> {
+    /// What this VM left behind when it last ended without saying goodbye, with its backlog. Returns what
+    /// was done, in words.
+    async fn take_up_subscription(&self) -> Result<&'static str, BusError> {
         let inner = &self.0;
         let found: Subscription =
             call(inner.subscriptions.get_subscription().set_subscription(&inner.subscription).send())
                 .await
                 .map_err(|failure| failure.of("looking at the subscription"))?;
         if found.detached || found.topic == DELETED_TOPIC {
-            warn!(subscription = inner.subscription, "the subscription found is dead, making it anew");
             self.delete_subscription().await?;
-            return self
-                .create_subscription()
-                .await
-                .map_err(|failure| failure.of("creating the subscription"));
+            return match self.create_subscription().await {
+                Ok(()) => Ok("own subscription of before was dead, and is made anew"),
+                Err(failure) => Err(failure.of("creating the subscription")),
+            };
         }
         if found.topic != inner.topic {
             return Err(BusError(format!(
@@ -83,8 +88,7 @@ impl PubSub {
                 inner.subscription, found.topic, inner.topic
             )));
         }
-        info!(subscription = inner.subscription, "own subscription of before taken up");
-        Ok(())
+        Ok("own subscription of before taken up")
     }
 
     /// Creates a topic where it is missing, to keep its messages for so long.
@@ -155,10 +159,7 @@ impl PubSub {
     pub(super) async fn delete_subscription(&self) -> Result<(), BusError> {
         let request = self.0.subscriptions.delete_subscription().set_subscription(&self.0.subscription);
         match call(request.send()).await {
-            Ok(()) => {
-                info!(subscription = self.0.subscription, "subscription deleted");
-                Ok(())
-            }
+            Ok(()) => Ok(()),
             Err(failure) if failure.is(Code::NotFound) => Ok(()),
             Err(failure) => Err(failure.of("deleting the subscription")),
         }

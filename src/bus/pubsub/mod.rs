@@ -23,7 +23,7 @@ use google_cloud_pubsub::subscriber::MessageStream;
 use google_cloud_pubsub::subscriber::ShutdownBehavior;
 use google_cloud_pubsub::subscriber::handler::Handler;
 use tokio::time::sleep;
-use tracing::warn;
+use tracing::{info, warn};
 
 pub use self::credentials::Credentials;
 pub use self::names::{check_characters, check_project, check_resource_name};
@@ -70,6 +70,7 @@ struct Inner {
     publisher: RwLock<Publisher>,
     /// Done or said once in a process's life.
     looked_at_topic: AtomicBool,
+    told_of_subscription: AtomicBool,
     told_of_seek: AtomicBool,
 }
 
@@ -116,6 +117,7 @@ impl PubSub {
             subscriptions,
             publisher: RwLock::new(publisher),
             looked_at_topic: AtomicBool::new(false),
+            told_of_subscription: AtomicBool::new(false),
             told_of_seek: AtomicBool::new(false),
         })))
     }
@@ -191,7 +193,9 @@ impl PubSub {
     }
 
     pub(super) async fn leave(&self) -> Result<(), BusError> {
-        self.delete_subscription().await
+        self.delete_subscription().await?;
+        info!(subscription = self.0.subscription, "subscription deleted");
+        Ok(())
     }
 }
 

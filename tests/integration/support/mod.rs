@@ -3,6 +3,7 @@
 pub mod browser;
 pub mod client;
 pub mod emulator;
+pub mod gate;
 pub mod http;
 pub mod listener;
 pub mod proxy;

@@ -1,17 +1,8 @@
-//! A TCP proxy between a VM and the emulator: counts what goes through, and breaks as networks and
-//! permissions do.
+//! A TCP proxy between a VM and the emulator: counts what goes through, and breaks as networks do.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::service::service_fn;
-use hyper::{Request, Response};
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto;
-use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::select;
@@ -30,8 +21,6 @@ pub enum Mode {
     /// None ends and nothing goes through; new ones are taken and hang. What waits goes on when the
     /// mode is [`Mode::Pass`] again.
     BlackHole,
-    /// Those there are end; new ones hear from a server, in the project's place, that they may not.
-    Deny,
 }
 
 /// A running proxy; ends with this value.
@@ -86,13 +75,12 @@ async fn serve(client: TcpStream, port: u16, mut modes: watch::Receiver<Mode>, s
         match mode {
             Mode::Pass | Mode::Cut | Mode::BlackHole => pass(client, port, open, &sent).await,
             Mode::Refuse => {}
-            Mode::Deny => deny(client).await,
         }
     };
     let ended = async {
         while modes.changed().await.is_ok() {
             let now = *modes.borrow_and_update();
-            if mode == Mode::Deny || !matches!(now, Mode::Pass | Mode::BlackHole) {
+            if !matches!(now, Mode::Pass | Mode::BlackHole) {
                 return;
             }
         }
@@ -134,30 +122,4 @@ async fn carry(
 async fn out_of_the_hole(modes: &mut watch::Receiver<Mode>) {
     // An error says that the proxy is gone, which ends the connection elsewhere.
     let _ = modes.wait_for(|mode| *mode != Mode::BlackHole).await;
-}
-
-/// Answers each request as Google does who may not: gRPC and REST, over HTTP/1 and HTTP/2.
-async fn deny(client: TcpStream) {
-    let answer = service_fn(async |request: Request<Incoming>| Ok::<_, Infallible>(denied(&request)));
-    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(client), answer).await;
-}
-
-fn denied(request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    const MESSAGE: &str = "User not authorized to perform this action.";
-    let content = request.headers().get("content-type").map_or(&b""[..], |value| value.as_bytes());
-    let answer = if content.starts_with(b"application/grpc") {
-        // Only trailers: the status is in the head, and there is nothing else.
-        Response::builder()
-            .header("content-type", "application/grpc")
-            .header("grpc-status", "7")
-            .header("grpc-message", MESSAGE)
-            .body(Full::default())
-    } else {
-        let body = json!({"error": {"code": 403, "status": "PERMISSION_DENIED", "message": MESSAGE}});
-        Response::builder()
-            .status(403)
-            .header("content-type", "application/json")
-            .body(body.to_string().into())
-    };
-    answer.unwrap()
 }
