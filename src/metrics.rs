@@ -29,6 +29,11 @@ pub struct Reason {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Outcome {
+    outcome: &'static str,
+}
+
 pub struct Metrics {
     registry: Mutex<Registry>,
     pub connections: Gauge,
@@ -48,6 +53,7 @@ pub struct Metrics {
     closed: Family<Reason, Counter>,
     rejected: Family<Reason, Counter>,
     api_rejected: Family<Reason, Counter>,
+    asks: Family<Outcome, Counter>,
 }
 
 impl Metrics {
@@ -83,6 +89,7 @@ impl Metrics {
             closed: Family::default(),
             rejected: Family::default(),
             api_rejected: Family::default(),
+            asks: Family::default(),
         };
         registry.register("connections", "Sockets open on this VM", metrics.connections.clone());
         registry.register("fleet_instances", "VMs alive, this one too", metrics.fleet.clone());
@@ -123,6 +130,11 @@ impl Metrics {
         registry.register("sockets_closed", "Sockets that ended, by reason", metrics.closed.clone());
         registry.register("upgrades_rejected", "Sockets refused, by reason", metrics.rejected.clone());
         registry.register("api_rejected", "Requests refused, by reason", metrics.api_rejected.clone());
+        registry.register(
+            "connection_asks",
+            "What became of the backend's requests for one connection",
+            metrics.asks.clone(),
+        );
         Self { registry: Mutex::new(registry), ..metrics }
     }
 
@@ -152,6 +164,10 @@ impl Metrics {
 
     pub fn api_rejected(&self, reason: &'static str) {
         self.api_rejected.get_or_create(&Reason { reason }).inc();
+    }
+
+    pub fn asked(&self, outcome: &'static str) {
+        self.asks.get_or_create(&Outcome { outcome }).inc();
     }
 
     /// All figures, in the OpenMetrics text format.
