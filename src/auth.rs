@@ -62,6 +62,11 @@ impl Visitor {
     }
 }
 
+/// Whether that can be a user's name.
+pub fn is_user(name: &str) -> bool {
+    (1..=MAX_USER).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 /// How tokens are checked: by one key, and by the one algorithm that is the key's.
 #[derive(Clone, Debug)]
 pub struct Tokens {
@@ -147,8 +152,7 @@ impl Tokens {
         if header.crit.is_some() {
             return Err(BadToken::Malformed);
         }
-        let visible = claims.sub.bytes().all(|byte| byte.is_ascii_graphic());
-        if claims.sub.is_empty() || claims.sub.len() > MAX_USER || !visible {
+        if !is_user(&claims.sub) {
             return Err(BadToken::Subject);
         }
         let lifetime = Duration::try_from_secs_f64(claims.exp).map_err(|_| BadToken::Expiry)?;

@@ -54,6 +54,8 @@ pub struct Metrics {
     rejected: Family<Reason, Counter>,
     api_rejected: Family<Reason, Counter>,
     asks: Family<Outcome, Counter>,
+    authorized: Family<Outcome, Counter>,
+    authorizer_seconds: Histogram,
 }
 
 impl Metrics {
@@ -90,6 +92,8 @@ impl Metrics {
             rejected: Family::default(),
             api_rejected: Family::default(),
             asks: Family::default(),
+            authorized: Family::default(),
+            authorizer_seconds: seconds(),
         };
         registry.register("connections", "Sockets open on this VM", metrics.connections.clone());
         registry.register("fleet_instances", "VMs alive, this one too", metrics.fleet.clone());
@@ -135,6 +139,17 @@ impl Metrics {
             "What became of the backend's requests for one connection",
             metrics.asks.clone(),
         );
+        registry.register(
+            "authorizer_requests",
+            "What CONNECT_URL answered about visitors",
+            metrics.authorized.clone(),
+        );
+        registry.register_with_unit(
+            "authorizer_duration",
+            "From the question to CONNECT_URL to its answer",
+            Unit::Seconds,
+            metrics.authorizer_seconds.clone(),
+        );
         Self { registry: Mutex::new(registry), ..metrics }
     }
 
@@ -168,6 +183,11 @@ impl Metrics {
 
     pub fn asked(&self, outcome: &'static str) {
         self.asks.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    pub fn authorized(&self, took: Duration, outcome: &'static str) {
+        self.authorizer_seconds.observe(took.as_secs_f64());
+        self.authorized.get_or_create(&Outcome { outcome }).inc();
     }
 
     /// All figures, in the OpenMetrics text format.

@@ -22,17 +22,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::client::{Client, Raw};
 use crate::support::emulator::Emulator;
-use crate::support::http::{Answer, get, get_with, request};
+use crate::support::http::{get, get_with, knock, request};
 use crate::support::vm::{Vm, command};
 use crate::support::within;
 
 const SECRET: &str = "a secret of the tests, of more than 32 bytes";
-const HANDSHAKE: [(&str, &str); 4] = [
-    ("upgrade", "websocket"),
-    ("connection", "upgrade"),
-    ("sec-websocket-version", "13"),
-    ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
-];
 
 /// The second of the epoch that is so far from now.
 fn at(seconds: i64) -> i64 {
@@ -54,11 +48,6 @@ fn claims(change: Value) -> Value {
     claims.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
     claims.as_object_mut().unwrap().retain(|_, value| !value.is_null());
     claims
-}
-
-async fn knock(vm: &Vm, path: &str, more: &[(&str, &str)]) -> Answer {
-    let headers: Vec<_> = HANDSHAKE.iter().chain(more).copied().collect();
-    get_with(vm.port, path, &headers).await
 }
 
 /// Expects a refusal that says `why`, and neither says nor logs anything of the token.
