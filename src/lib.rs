@@ -13,6 +13,7 @@ pub mod vm;
 
 pub mod admission;
 pub mod auth;
+pub mod authorizer;
 pub mod config;
 pub mod identity;
 

@@ -587,7 +587,7 @@ mod tests {
     async fn a_newer_version_s_event_leaves_no_hole() {
         let config = Config::from_vars([]).unwrap();
         let bus = vm::bus(&config).await.unwrap();
-        let relay = Relay::new(config, bus.clone());
+        let relay = Relay::new(config, bus.clone(), 1);
         let mut inbox = bus.join(Join::Resume, clock::now_micros()).await.unwrap();
         let mut tell = async |number: u64, id: &str| {
             let event = format!(

@@ -1,11 +1,14 @@
 //! What a backend tells everybody, a channel or a user.
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
 
 use crate::support::client::Client;
 use crate::support::emulator::Emulator;
 use crate::support::http::{Answer, get, request};
 use crate::support::vm::Vm;
+use crate::support::within;
 
 const KEY: &str = "a-key-for-the-backend";
 
@@ -104,6 +107,33 @@ async fn what_is_wrong_with_a_request_is_told() {
     let answer = post(&without, "/alerts", &[], "{}").await;
     assert_eq!(answer.status, 403);
     assert!(answer.text().contains("API_KEY"), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn a_body_may_come_in_pieces_but_not_too_slowly() {
+    let vm = Vm::alone(&[("API_KEY", KEY)]).await;
+    let client = vm.connect().await;
+    let connection = format!("/connections/{}", client.id());
+    let event = r#"{"type":"change","data":1}"#;
+    let long = "x".repeat(20_000);
+    let in_pieces = [("transfer-encoding", "chunked")];
+    let mut stuck = Vec::new();
+    for (path, body, status) in
+        [("/alerts", "{}", 202), ("/channels/a", event, 202), (connection.as_str(), "1", 200)]
+    {
+        assert_eq!(post(&vm, path, &in_pieces, body).await.status, status, "{path}");
+        assert_eq!(post(&vm, path, &in_pieces, &long).await.status, 413, "{path}");
+        let mut stream = TcpStream::connect(("127.0.0.1", vm.port)).await.unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: vm\r\nAuthorization: Bearer {KEY}\r\nContent-Length: 9\r\n\r\n{{"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stuck.push(stream);
+    }
+    for stream in stuck {
+        let answer = within("answer", BufReader::new(stream).lines().next_line()).await.unwrap();
+        assert_eq!(answer.as_deref(), Some("HTTP/1.1 408 Request Timeout"));
+    }
 }
 
 #[tokio::test]

@@ -21,17 +21,12 @@ use tokio_tungstenite::{WebSocketStream, client_async};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::client::{Client, Raw};
-use crate::support::http::{Answer, get, get_with};
+use crate::support::emulator::Emulator;
+use crate::support::http::{get, get_with, knock, request};
 use crate::support::vm::{Vm, command};
 use crate::support::within;
 
 const SECRET: &str = "a secret of the tests, of more than 32 bytes";
-const HANDSHAKE: [(&str, &str); 4] = [
-    ("upgrade", "websocket"),
-    ("connection", "upgrade"),
-    ("sec-websocket-version", "13"),
-    ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
-];
 
 /// The second of the epoch that is so far from now.
 fn at(seconds: i64) -> i64 {
@@ -53,11 +48,6 @@ fn claims(change: Value) -> Value {
     claims.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
     claims.as_object_mut().unwrap().retain(|_, value| !value.is_null());
     claims
-}
-
-async fn knock(vm: &Vm, path: &str, more: &[(&str, &str)]) -> Answer {
-    let headers: Vec<_> = HANDSHAKE.iter().chain(more).copied().collect();
-    get_with(vm.port, path, &headers).await
 }
 
 /// Expects a refusal that says `why`, and neither says nor logs anything of the token.
@@ -127,6 +117,7 @@ async fn each_bad_token_is_refused_and_told_why() {
         (token(&good(json!({"sub": ""}))), "token_subject", "sub: expected 1 to 64"),
         (token(&good(json!({"sub": "a\nb"}))), "token_subject", "sub: expected 1 to 64"),
         (token(&good(json!({"sub": "x".repeat(65)}))), "token_subject", "sub: expected 1 to 64"),
+        (token(&good(json!({"sub": "ann lee"}))), "token_subject", "visible"),
         (token(&good(json!({"exp": null}))), "token_expiry", "exp: expected"),
         (token(&good(json!({"exp": 1e19}))), "token_expiry", "exp: expected"),
         (token(&good(json!({"channels": "room"}))), "token_malformed", "another type"),
@@ -345,6 +336,35 @@ async fn a_token_names_its_user_and_their_channels() {
     let forbidden: Vec<_> = answers.iter().filter(|answer| answer["code"] == "forbidden").collect();
     assert_eq!(forbidden.len(), 1, "{answers:?}");
     assert!(forbidden[0]["message"].as_str().unwrap().contains("user:ann"), "{answers:?}");
+}
+
+#[tokio::test]
+async fn a_user_is_reached_by_the_name_that_the_token_has() {
+    let emulator = Emulator::start().await;
+    let vars = [("AUTH_SECRET", SECRET), ("API_KEY", "0123456789abcdef")];
+    let vms = Vm::fleet(&emulator, &["ams", "sin", "lax"], &vars).await;
+    let key = [("authorization", "Bearer 0123456789abcdef")];
+    let asyncapi = get(vms[0].port, "/asyncapi.json").await.json();
+    let documented = &asyncapi["components"]["schemas"]["Channel"];
+    let documented = jsonschema::validator_for(documented).unwrap();
+    for (number, sub) in
+        ["auth0|5f7c", "ann@example.org", "cn=ann,dc=a", r#"a%/?#"\b"#, "us-east-1:7"].into_iter().enumerate()
+    {
+        let channel = format!("user:{sub}");
+        assert!(documented.is_valid(&json!(channel)));
+        let token = token(&claims(json!({"sub": sub})));
+        let mut client = Client::connect(vms[number % 3].port, &format!("/ws?token={token}")).await;
+        assert_eq!(client.connected["channels"], json!([channel]));
+        // As a frame it can be named too; as a URL's part it is encoded.
+        client.send(json!({"type": "subscribe", "channel": channel, "id": "again"})).await;
+        let path = percent_encoding::utf8_percent_encode(&channel, percent_encoding::NON_ALPHANUMERIC);
+        let event = r#"{"type":"done","data":7}"#;
+        let vm = &vms[(number + 1) % 3];
+        let answer = request(vm.port, "POST", &format!("/channels/{path}"), &key, event).await.unwrap();
+        assert_eq!(answer.status, 202, "{}", answer.text());
+        let done = client.expect("done").await;
+        assert_eq!((&done["channel"], &done["id"]), (&json!(channel), &answer.json()["id"]));
+    }
 }
 
 /// A socket of a client at another address of this machine.

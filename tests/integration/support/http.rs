@@ -5,6 +5,7 @@ use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use super::vm::Vm;
 use super::within;
 
 pub struct Answer {
@@ -33,6 +34,20 @@ pub async fn get(port: u16, path: &str) -> Answer {
 
 pub async fn get_with(port: u16, path: &str, headers: &[(&str, &str)]) -> Answer {
     request(port, "GET", path, headers, "").await.unwrap()
+}
+
+/// What asks for a WebSocket.
+pub const HANDSHAKE: [(&str, &str); 4] = [
+    ("upgrade", "websocket"),
+    ("connection", "upgrade"),
+    ("sec-websocket-version", "13"),
+    ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+];
+
+/// Asks for a WebSocket, and leaves it at the answer.
+pub async fn knock(vm: &Vm, path: &str, more: &[(&str, &str)]) -> Answer {
+    let headers: Vec<_> = HANDSHAKE.iter().chain(more).copied().collect();
+    get_with(vm.port, path, &headers).await
 }
 
 pub async fn try_get(port: u16, path: &str) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
