@@ -1,11 +1,17 @@
 //! The bounds: who goes beyond one is told so, and nobody else notices.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{WebSocketStream, client_async};
+use tokio_util::sync::CancellationToken;
 
 use crate::support::client::{Client, Raw, open};
 use crate::support::http::{get, get_with};
@@ -209,6 +215,109 @@ async fn an_idle_connection_takes_little_memory() {
     let each = vm.pss().saturating_sub(before) / CONNECTIONS;
     println!("memory per idle connection: {each} bytes of PSS at {CONNECTIONS} connections");
     assert!(each <= 6_000, "{each} bytes");
+}
+
+/// A socket of a client at another address of this machine.
+async fn open_from(source: &str, port: u16) -> Result<WebSocketStream<TcpStream>, Error> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::new(source.parse().unwrap(), 0))?;
+    let stream = socket.connect(SocketAddr::from(([127, 0, 0, 1], port))).await?;
+    Ok(client_async(format!("ws://127.0.0.1:{port}/ws"), stream).await?.0)
+}
+
+/// The 99th percentile of the time from a press of the button to its sight.
+async fn alerts_p99(client: &mut Client) -> Duration {
+    const PRESSES: usize = 250;
+    // As fast as the limit allows.
+    let mut presses = tokio::time::interval(Duration::from_millis(20));
+    let mut times = Vec::new();
+    for _ in 0..PRESSES {
+        presses.tick().await;
+        let id = uuid::Uuid::new_v4().to_string();
+        let begun = Instant::now();
+        client.send(json!({"type": "alert", "id": id})).await;
+        while client.expect("alert").await["id"] != id.as_str() {}
+        times.push(begun.elapsed());
+    }
+    times.sort();
+    times[PRESSES * 99 / 100]
+}
+
+/// What a flood has met with.
+#[derive(Default)]
+struct Met {
+    refused: AtomicU32,
+    cut: AtomicU32,
+}
+
+/// Opens sockets as fast as it can, and speaks on none.
+async fn flood_of_upgrades(source: &str, port: u16, met: &Met) {
+    loop {
+        if let Err(Error::Http(answer)) = open_from(source, port).await {
+            assert_eq!(answer.status(), 429);
+            met.refused.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Sends as fast as it can on one socket after the other.
+async fn flood_of_messages(source: &str, port: u16, met: &Met) {
+    let alert = Message::text(json!({"type": "alert", "data": {"note": "flood"}}).to_string());
+    loop {
+        let Ok(socket) = open_from(source, port).await else { continue };
+        let (mut sender, mut receiver) = socket.split();
+        let sending = async { while sender.send(alert.clone()).await.is_ok() {} };
+        let cut_off = async {
+            loop {
+                match receiver.next().await {
+                    Some(Ok(Message::Close(Some(close)))) => return u16::from(close.code) == 1008,
+                    Some(Ok(_)) => {}
+                    _ => return false,
+                }
+            }
+        };
+        tokio::select! {
+            () = sending => {}
+            cut = cut_off => {
+                met.cut.fetch_add(cut.into(), Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_flood_from_one_address_does_not_slow_another() {
+    let vm = Vm::alone(&[]).await;
+    let mut client = vm.connect().await;
+    let quiet = alerts_p99(&mut client).await;
+
+    let met = Arc::new(Met::default());
+    let stop = CancellationToken::new();
+    // On a thread of its own: the flood is not to slow the client by the runtime that they share.
+    let flooding = std::thread::spawn({
+        let (met, stop, port) = (Arc::clone(&met), stop.clone(), vm.port);
+        move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let upgrades = || flood_of_upgrades("127.0.0.2", port, &met);
+            let messages = || flood_of_messages("127.0.0.2", port, &met);
+            runtime.block_on(async {
+                tokio::select! {
+                    () = async { tokio::join!(upgrades(), messages(), upgrades(), messages()); } => {}
+                    () = stop.cancelled() => {}
+                }
+            });
+        }
+    });
+    let loud = alerts_p99(&mut client).await;
+    stop.cancel();
+    tokio::task::spawn_blocking(move || flooding.join().unwrap()).await.unwrap();
+    let (refused, cut) = (met.refused.load(Ordering::Relaxed), met.cut.load(Ordering::Relaxed));
+    println!(
+        "p99 of a client's alert: {quiet:?} alone, {loud:?} beside a flood from another address \
+         ({refused} upgrades refused, {cut} sockets cut off)"
+    );
+    assert!(refused > 0 && cut > 0, "no flood");
+    assert!(loud < Duration::from_millis(250), "{loud:?}");
 }
 
 impl Client {

@@ -6,6 +6,7 @@ pub mod emulator;
 pub mod http;
 pub mod listener;
 pub mod proxy;
+pub mod token;
 pub mod vm;
 
 use std::future::Future;
