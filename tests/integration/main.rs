@@ -19,6 +19,7 @@ mod browser_catch_up;
 mod browser_channels;
 mod bus;
 mod channels;
+mod codes;
 mod connections;
 mod faults;
 mod fleet;

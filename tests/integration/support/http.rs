@@ -7,6 +7,9 @@ use tokio::net::TcpStream;
 
 use super::within;
 
+/// The key by which the tests ask as an app's backend does.
+pub const API_KEY: &str = "a-key-for-the-backend";
+
 pub struct Answer {
     pub status: u16,
     pub headers: hyper::HeaderMap,
@@ -25,6 +28,15 @@ impl Answer {
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
     }
+
+    /// It is a refusal, and says why.
+    #[track_caller]
+    pub fn assert_refused(&self, status: u16, code: &str) {
+        assert_eq!(self.status, status, "{}", self.text());
+        let error = &self.json()["error"];
+        assert_eq!(error["code"], code, "{error}");
+        assert!(!error["message"].as_str().unwrap().is_empty());
+    }
 }
 
 pub async fn get(port: u16, path: &str) -> Answer {
@@ -33,6 +45,14 @@ pub async fn get(port: u16, path: &str) -> Answer {
 
 pub async fn get_with(port: u16, path: &str, headers: &[(&str, &str)]) -> Answer {
     request(port, "GET", path, headers, "").await.unwrap()
+}
+
+/// Asks as the backend does, unless `headers` bring a key of their own.
+pub async fn ask(port: u16, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    let bearer = format!("Bearer {API_KEY}");
+    let own = [("authorization", bearer.as_str())];
+    let own = if headers.iter().any(|(name, _)| *name == "authorization") { &[] } else { &own[..] };
+    request(port, method, path, &[headers, own].concat(), body).await.unwrap()
 }
 
 pub async fn try_get(port: u16, path: &str) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
