@@ -25,6 +25,7 @@ mod faults;
 mod fleet;
 mod fleet_script;
 mod http;
+mod isolation;
 mod lifecycle;
 mod limits;
 mod misconfiguration;
