@@ -186,6 +186,7 @@ impl Socket {
         }
         self.exceeded = Instant::now();
         self.excess += 1;
+        self.member.relay.metrics.rate_limited.inc();
         let limit = self.member.relay.config.limits.messages;
         if self.excess > limit.burst.get() {
             return Err(Close::new(CloseCode::Flooding, "too many messages").into());

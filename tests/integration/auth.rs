@@ -351,6 +351,15 @@ async fn a_fleet_lets_in_by_one_secret_and_tells_each_user_their_own() {
         }
     }
 
+    // Who was away finds it, wherever they come.
+    for vm in &vms {
+        let mut late = Client::connect(vm.port, &ann).await;
+        let refresh = late.expect("refresh-store").await;
+        let ids = refresh["events"].as_array().unwrap().iter().map(|event| event["id"].as_str().unwrap());
+        let ids: BTreeSet<_> = ids.map(str::to_owned).collect();
+        assert_eq!((&refresh["channel"], ids), (&json!("user:ann"), of(&["user:ann"])));
+    }
+
     // What ends one visitor's time ends no other's, and what comes last is the first they hear now.
     let brief = path(json!({"exp": at(1)}));
     let mut ending = Vec::new();

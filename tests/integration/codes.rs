@@ -493,6 +493,7 @@ async fn error_rate_limited() {
     let text = r#"{"type":"alert","id":"the sixth"}"#;
     let error = assert_error(&mut client, text, "rate_limited", json!("the sixth")).await;
     assert!(error["retryAfterMs"].is_u64(), "{error}");
+    assert_counted(&vm, "messages_rate_limited_total 1").await;
 }
 
 #[tokio::test]
