@@ -1,5 +1,6 @@
 //! Every status, close code and error code that the wire has, one test a row, each on a real VM. What
-//! leads to some of them is a story of its own, told elsewhere; here it is only got.
+//! leads to some of them is a story of its own, told elsewhere; here it is only got. What HTTP answers is
+//! held to the OpenAPI document as well.
 
 use std::time::{Duration, Instant};
 
@@ -7,9 +8,10 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::client::{Client, Raw, knock, open};
+use crate::support::client::{Client, HANDSHAKE, Raw, open};
+use crate::support::document::Document;
 use crate::support::emulator::Emulator;
-use crate::support::http::{API_KEY, Answer, ask, get, request};
+use crate::support::http::{self, API_KEY, Answer};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::token::{SECRET, at, claims, token};
 use crate::support::until;
@@ -20,7 +22,7 @@ use crate::support::vm::Vm;
 #[tokio::test]
 async fn ws_101_a_handshake() {
     let vm = Vm::alone(&[]).await;
-    let answer = knock(vm.port, "/ws", &[]).await;
+    let answer = knock(&vm, "/ws", &[]).await;
     assert_eq!(answer.status, 101);
     assert_eq!(answer.header("sec-websocket-accept"), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=", "the RFC's own");
 }
@@ -28,7 +30,7 @@ async fn ws_101_a_handshake() {
 #[tokio::test]
 async fn ws_400_no_handshake() {
     let vm = Vm::alone(&[]).await;
-    let answer = get(vm.port, "/ws").await;
+    let answer = get(&vm, "/ws").await;
     answer.assert_refused(400, "invalid_field");
     assert!(answer.text().contains("Upgrade"), "{}", answer.text());
 }
@@ -37,7 +39,7 @@ async fn ws_400_no_handshake() {
 async fn ws_401_no_good_token() {
     let vm = Vm::alone(&[("AUTH_SECRET", SECRET)]).await;
     for path in ["/ws", "/ws?token=nonsense"] {
-        let answer = knock(vm.port, path, &[]).await;
+        let answer = knock(&vm, path, &[]).await;
         answer.assert_refused(401, "forbidden");
         assert_eq!(answer.header("www-authenticate"), "Bearer");
     }
@@ -48,10 +50,10 @@ async fn ws_403_another_site_s_script() {
     let vm = Vm::alone(&[("ALLOWED_ORIGINS", "https://friend.example")]).await;
     let host = format!("http://127.0.0.1:{}", vm.port);
     for origin in ["https://friend.example", &host] {
-        assert_eq!(knock(vm.port, "/ws", &[("origin", origin)]).await.status, 101, "{origin}");
+        assert_eq!(knock(&vm, "/ws", &[("origin", origin)]).await.status, 101, "{origin}");
     }
     for origin in ["https://foe.example", "null"] {
-        knock(vm.port, "/ws", &[("origin", origin)]).await.assert_refused(403, "forbidden");
+        knock(&vm, "/ws", &[("origin", origin)]).await.assert_refused(403, "forbidden");
     }
 }
 
@@ -59,14 +61,14 @@ async fn ws_403_another_site_s_script() {
 async fn ws_429_too_many_of_one_address() {
     let vm = Vm::alone(&[("MAX_CONNECTIONS_PER_ADDRESS", "1")]).await;
     let _open = vm.connect().await;
-    assert_to_come_again(&knock(vm.port, "/ws", &[]).await, 429, "rate_limited", "30");
+    assert_to_come_again(&knock(&vm, "/ws", &[]).await, 429, "rate_limited", "30");
 }
 
 #[tokio::test]
 async fn ws_429_too_fast_an_address() {
     let vm = Vm::alone(&[("UPGRADE_RATE", "1"), ("UPGRADE_BURST", "2")]).await;
     let (_a, _b) = (vm.connect().await, vm.connect().await);
-    assert_to_come_again(&knock(vm.port, "/ws", &[]).await, 429, "rate_limited", "1");
+    assert_to_come_again(&knock(&vm, "/ws", &[]).await, 429, "rate_limited", "1");
     assert_counted(&vm, r#"upgrades_rejected_total{reason="address_rate"} 1"#).await;
 }
 
@@ -74,7 +76,7 @@ async fn ws_429_too_fast_an_address() {
 async fn ws_503_full() {
     let vm = Vm::alone(&[("MAX_CONNECTIONS", "2")]).await;
     let (_a, b) = (vm.connect().await, vm.connect().await);
-    assert_to_come_again(&knock(vm.port, "/ws", &[]).await, 503, "unavailable", "5");
+    assert_to_come_again(&knock(&vm, "/ws", &[]).await, 503, "unavailable", "5");
     b.closed_by_us().await;
     until("a free place", async || open(vm.port, "/ws").await.ok()).await;
 }
@@ -82,13 +84,13 @@ async fn ws_503_full() {
 #[tokio::test]
 async fn ws_503_starting() {
     let vm = starting().await;
-    assert_to_come_again(&knock(vm.port, "/ws", &[]).await, 503, "unavailable", "1");
+    assert_to_come_again(&knock(&vm, "/ws", &[]).await, 503, "unavailable", "1");
 }
 
 #[tokio::test]
 async fn ws_503_leaving() {
     let Leaving { vm, .. } = &Leaving::start().await;
-    assert_to_come_again(&knock(vm.port, "/ws", &[]).await, 503, "unavailable", "1");
+    assert_to_come_again(&knock(vm, "/ws", &[]).await, 503, "unavailable", "1");
 }
 
 // GET /, /static/*, /health, /_ah/health, /status, /metrics, and what is none of them
@@ -97,7 +99,7 @@ async fn ws_503_leaving() {
 async fn page_200() {
     let vm = Vm::alone(&[]).await;
     for path in ["/", "/static/client.js"] {
-        assert_eq!(get(vm.port, path).await.status, 200, "{path}");
+        assert_eq!(get(&vm, path).await.status, 200, "{path}");
     }
 }
 
@@ -105,10 +107,10 @@ async fn page_200() {
 async fn page_304_known_already() {
     let vm = Vm::alone(&[]).await;
     for path in ["/", "/static/client.js"] {
-        let etag = get(vm.port, path).await.header("etag").to_owned();
-        let again = request(vm.port, "GET", path, &[("if-none-match", &etag)], "").await.unwrap();
+        let etag = get(&vm, path).await.header("etag").to_owned();
+        let again = ask(&vm, "GET", path, &[("if-none-match", &etag)], "").await;
         assert_eq!((again.status, again.body.len(), again.header("etag")), (304, 0, &*etag), "{path}");
-        let other = request(vm.port, "GET", path, &[("if-none-match", "\"other\"")], "").await.unwrap();
+        let other = ask(&vm, "GET", path, &[("if-none-match", "\"other\"")], "").await;
         assert_eq!(other.status, 200, "{path}");
     }
 }
@@ -118,7 +120,7 @@ async fn page_404_not_there() {
     let vm = Vm::alone(&[]).await;
     for path in ["/nowhere", "/static/", "/static/../Cargo.toml", "/static/%2e%2e/Cargo.toml", "/index.html"]
     {
-        get(vm.port, path).await.assert_refused(404, "not_found");
+        http::get(vm.port, path).await.assert_refused(404, "not_found");
     }
 }
 
@@ -126,7 +128,7 @@ async fn page_404_not_there() {
 async fn health_200_ready() {
     let vm = Vm::alone(&[]).await;
     for path in ["/health", "/_ah/health"] {
-        let health = get(vm.port, path).await;
+        let health = get(&vm, path).await;
         assert_eq!((health.status, health.text()), (200, "OK"), "{path}");
     }
 }
@@ -144,14 +146,14 @@ async fn health_503_leaving() {
 #[tokio::test]
 async fn status_200_at_any_time() {
     for vm in [Vm::alone(&[]).await, starting().await] {
-        assert_eq!(get(vm.port, "/status").await.status, 200);
+        assert_eq!(get(&vm, "/status").await.status, 200);
     }
 }
 
 #[tokio::test]
 async fn metrics_200_at_any_time() {
     for vm in [Vm::alone(&[]).await, starting().await] {
-        assert_eq!(get(vm.port, "/metrics").await.status, 200);
+        assert_eq!(get(&vm, "/metrics").await.status, 200);
     }
 }
 
@@ -162,7 +164,7 @@ async fn backend_401_no_good_key() {
     let vm = Vm::alone(&[("API_KEY", API_KEY)]).await;
     for (method, path) in backend_s_routes(&nobody()) {
         for key in ["", "Bearer of-another-key-altogether", API_KEY] {
-            let answer = ask(vm.port, method, &path, &[("authorization", key)], "{}").await;
+            let answer = ask(&vm, method, &path, &[("authorization", key)], "{}").await;
             answer.assert_refused(401, "forbidden");
             assert_eq!(answer.header("www-authenticate"), "Bearer");
         }
@@ -173,7 +175,7 @@ async fn backend_401_no_good_key() {
 async fn backend_403_no_key_is_configured() {
     let vm = Vm::alone(&[]).await;
     for (method, path) in backend_s_routes(&nobody()) {
-        let answer = ask(vm.port, method, &path, &[], "{}").await;
+        let answer = ask(&vm, method, &path, &[], "{}").await;
         answer.assert_refused(403, "forbidden");
         assert!(answer.text().contains("API_KEY"), "{}", answer.text());
     }
@@ -183,10 +185,10 @@ async fn backend_403_no_key_is_configured() {
 async fn backend_429_too_fast_a_key() {
     let vm = Vm::alone(&[("API_KEY", API_KEY), ("API_RATE", "1"), ("API_BURST", "2")]).await;
     for _ in 0..2 {
-        assert_eq!(ask(vm.port, "POST", "/alerts", &[], "{}").await.status, 202);
+        assert_eq!(ask(&vm, "POST", "/alerts", &[], "{}").await.status, 202);
     }
     for (method, path) in backend_s_routes(&nobody()) {
-        assert_to_come_again(&ask(vm.port, method, &path, &[], "{}").await, 429, "rate_limited", "1");
+        assert_to_come_again(&ask(&vm, method, &path, &[], "{}").await, 429, "rate_limited", "1");
     }
     assert_counted(&vm, r#"api_rejected_total{reason="key_rate"} 5"#).await;
 }
@@ -196,7 +198,7 @@ async fn backend_503_leaving() {
     let Leaving { vm, .. } = &Leaving::start().await;
     for (method, path) in backend_s_routes(&nobody()) {
         let body = r#"{"type":"change"}"#;
-        assert_to_come_again(&ask(vm.port, method, &path, &[], body).await, 503, "unavailable", "2");
+        assert_to_come_again(&ask(vm, method, &path, &[], body).await, 503, "unavailable", "2");
     }
 }
 
@@ -204,10 +206,10 @@ async fn backend_503_leaving() {
 async fn backend_400_not_json() {
     let vm = Vm::alone(&[("API_KEY", API_KEY)]).await;
     for (_, path) in posts() {
-        ask(vm.port, "POST", &path, &[], r#"{"a":"#).await.assert_refused(400, "invalid_json");
+        ask(&vm, "POST", &path, &[], r#"{"a":"#).await.assert_refused(400, "invalid_json");
     }
     let path = format!("/connections/{}", nobody());
-    ask(vm.port, "POST", &path, &[], "").await.assert_refused(400, "invalid_json");
+    ask(&vm, "POST", &path, &[], "").await.assert_refused(400, "invalid_json");
 }
 
 #[tokio::test]
@@ -215,7 +217,7 @@ async fn backend_400_no_id() {
     let vm = Vm::alone(&[("API_KEY", API_KEY)]).await;
     for (_, path) in posts() {
         for key in ["", &"x".repeat(65)] {
-            let answer = ask(vm.port, "POST", &path, &[("idempotency-key", key)], r#"{"type":"t"}"#).await;
+            let answer = ask(&vm, "POST", &path, &[("idempotency-key", key)], r#"{"type":"t"}"#).await;
             answer.assert_refused(400, "invalid_field");
         }
     }
@@ -225,10 +227,10 @@ async fn backend_400_no_id() {
 async fn backend_405_another_method() {
     let vm = Vm::alone(&[("API_KEY", API_KEY)]).await;
     for (_, path) in backend_s_routes(&nobody()) {
-        ask(vm.port, "PUT", &path, &[], "{}").await.assert_refused(405, "not_found");
+        http::ask(vm.port, "PUT", &path, &[], "{}").await.assert_refused(405, "not_found");
     }
     for path in ["/", "/health", "/status", "/metrics", "/ws"] {
-        ask(vm.port, "DELETE", path, &[], "").await.assert_refused(405, "not_found");
+        http::ask(vm.port, "DELETE", path, &[], "").await.assert_refused(405, "not_found");
     }
 }
 
@@ -236,30 +238,30 @@ async fn backend_405_another_method() {
 async fn backend_413_too_large_a_body() {
     let vm = Vm::alone(&[("API_KEY", API_KEY), ("MAX_MESSAGE_BYTES", "1024")]).await;
     for (_, path) in posts() {
-        ask(vm.port, "POST", &path, &[], &"1".repeat(1025)).await.assert_refused(413, "too_large");
+        ask(&vm, "POST", &path, &[], &"1".repeat(1025)).await.assert_refused(413, "too_large");
     }
     let path = format!("/connections/{}", nobody());
-    ask(vm.port, "POST", &path, &[], &"1".repeat(1024)).await.assert_refused(410, "not_found");
+    ask(&vm, "POST", &path, &[], &"1".repeat(1024)).await.assert_refused(410, "not_found");
 }
 
 #[tokio::test]
 async fn alerts_202_on_the_bus() {
     let vm = Vm::alone(&[("API_KEY", API_KEY)]).await;
-    let answer = ask(vm.port, "POST", "/alerts", &[("idempotency-key", "7")], "").await;
+    let answer = ask(&vm, "POST", "/alerts", &[("idempotency-key", "7")], "").await;
     assert_eq!((answer.status, answer.json()), (202, json!({"id": "7"})));
 }
 
 #[tokio::test]
 async fn alerts_400_no_landing() {
     let vm = Vm::alone(&[("API_KEY", API_KEY)]).await;
-    let answer = ask(vm.port, "POST", "/alerts", &[], r#"{"lat":91,"lon":0}"#).await;
+    let answer = ask(&vm, "POST", "/alerts", &[], r#"{"lat":91,"lon":0}"#).await;
     answer.assert_refused(400, "invalid_field");
 }
 
 #[tokio::test]
 async fn channels_202_on_the_bus() {
     let vm = Vm::alone(&[("API_KEY", API_KEY)]).await;
-    let answer = ask(vm.port, "POST", "/channels/environment:42", &[], r#"{"type":"change"}"#).await;
+    let answer = ask(&vm, "POST", "/channels/environment:42", &[], r#"{"type":"change"}"#).await;
     assert_eq!(answer.status, 202);
     assert!(answer.json()["id"].is_string());
 }
@@ -273,7 +275,7 @@ async fn channels_400_no_channel_and_no_type() {
         ("/channels/c", "{}"),
         ("/channels/c", r#"{"type":"alert"}"#),
     ] {
-        ask(vm.port, "POST", path, &[], body).await.assert_refused(400, "invalid_field");
+        ask(&vm, "POST", path, &[], body).await.assert_refused(400, "invalid_field");
     }
 }
 
@@ -283,7 +285,7 @@ async fn connections_200_written_and_described() {
     let client = vm.connect().await;
     let path = format!("/connections/{}", client.id());
     for method in ["POST", "GET"] {
-        assert_eq!(ask(vm.port, method, &path, &[], "1").await.status, 200, "{method}");
+        assert_eq!(ask(&vm, method, &path, &[], "1").await.status, 200, "{method}");
     }
 }
 
@@ -291,7 +293,7 @@ async fn connections_200_written_and_described() {
 async fn connections_204_closed() {
     let vm = Vm::alone(&[("API_KEY", API_KEY)]).await;
     let client = vm.connect().await;
-    let answer = ask(vm.port, "DELETE", &format!("/connections/{}", client.id()), &[], "").await;
+    let answer = ask(&vm, "DELETE", &format!("/connections/{}", client.id()), &[], "").await;
     assert_eq!((answer.status, answer.text()), (204, ""));
 }
 
@@ -299,7 +301,7 @@ async fn connections_204_closed() {
 async fn connections_400_no_client_id() {
     let vm = Vm::alone(&[("API_KEY", API_KEY)]).await;
     for id in ["me", "%ff", "0@vm"] {
-        let answer = ask(vm.port, "GET", &format!("/connections/{id}"), &[], "").await;
+        let answer = ask(&vm, "GET", &format!("/connections/{id}"), &[], "").await;
         answer.assert_refused(400, "invalid_field");
     }
 }
@@ -313,13 +315,13 @@ async fn connections_410_gone() {
     let elsewhere = nobody();
     for id in [&gone, &elsewhere] {
         until("the socket's end", async || {
-            let answer = ask(vm.port, "GET", &format!("/connections/{id}"), &[], "").await;
+            let answer = ask(&vm, "GET", &format!("/connections/{id}"), &[], "").await;
             (answer.status != 200).then_some(())
         })
         .await;
         for method in ["POST", "GET", "DELETE"] {
             let begun = Instant::now();
-            let answer = ask(vm.port, method, &format!("/connections/{id}"), &[], "1").await;
+            let answer = ask(&vm, method, &format!("/connections/{id}"), &[], "1").await;
             answer.assert_refused(410, "not_found");
             assert!(begun.elapsed() < Duration::from_secs(1), "at once");
         }
@@ -333,7 +335,7 @@ async fn connections_504_its_vm_does_not_answer() {
     let client = vms[1].connect().await;
     vms[1].end("KILL").await;
     for method in ["POST", "GET", "DELETE"] {
-        let answer = ask(vms[0].port, method, &format!("/connections/{}", client.id()), &[], "1").await;
+        let answer = ask(&vms[0], method, &format!("/connections/{}", client.id()), &[], "1").await;
         answer.assert_refused(504, "unavailable");
     }
 }
@@ -389,7 +391,7 @@ async fn close_1008_flooding() {
     }
     assert_eq!(flooder.closed().await, Some((1008, "too many messages".into())));
     // A new socket would come with a new burst.
-    assert_to_come_again(&knock(vm.port, "/ws", &[]).await, 429, "rate_limited", "10");
+    assert_to_come_again(&knock(&vm, "/ws", &[]).await, 429, "rate_limited", "10");
     neighbour.alert(json!({})).await;
 }
 
@@ -405,7 +407,7 @@ async fn close_1008_the_token_expired() {
 async fn close_1008_closed_by_the_app() {
     let vm = Vm::alone(&[("API_KEY", API_KEY)]).await;
     let client = vm.connect().await;
-    ask(vm.port, "DELETE", &format!("/connections/{}", client.id()), &[], "").await;
+    ask(&vm, "DELETE", &format!("/connections/{}", client.id()), &[], "").await;
     assert_eq!(client.closed().await, Some((1008, "closed by the app".into())));
 }
 
@@ -434,7 +436,7 @@ async fn close_1013_slow_consumer() {
     let large = "x".repeat(1_000_000);
     let cut_off = r#"sockets_closed_total{reason="slow_consumer"} 1"#;
     // The kernel's buffers take some megabytes before the VM's own do.
-    while !get(vm.port, "/metrics").await.text().contains(cut_off) {
+    while !get(&vm, "/metrics").await.text().contains(cut_off) {
         sender.send(json!({"type": "broadcast", "data": large})).await;
         sender.expect("ack").await;
     }
@@ -522,6 +524,29 @@ async fn error_unavailable() {
     assert!(error["retryAfterMs"].is_u64(), "{error}");
 }
 
+/// Asks as the backend does, unless `headers` bring a key of their own; the answer is as documented.
+async fn ask(vm: &Vm, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    let answer = http::ask(vm.port, method, path, headers, body).await;
+    let openapi = Document::of(vm, "/openapi.json").await;
+    let place = path.split('?').next().unwrap();
+    let route = match place.split('/').nth(1).unwrap() {
+        "static" => "/static/{file}",
+        "channels" => "/channels/{channel}",
+        "connections" => "/connections/{clientId}",
+        _ => place,
+    };
+    openapi.check_answer(method, route, &answer);
+    answer
+}
+
+async fn get(vm: &Vm, path: &str) -> Answer {
+    ask(vm, "GET", path, &[], "").await
+}
+
+async fn knock(vm: &Vm, path: &str, more: &[(&str, &str)]) -> Answer {
+    ask(vm, "GET", path, &[&HANDSHAKE, more].concat(), "").await
+}
+
 /// A VM whose topic nobody serves.
 async fn starting() -> Vm {
     Vm::spawn_on("127.0.0.1:9", "ams", &[("API_KEY", API_KEY)]).await
@@ -577,13 +602,13 @@ fn assert_to_come_again(answer: &Answer, status: u16, code: &str, seconds: &str)
 }
 
 async fn assert_counted(vm: &Vm, figure: &str) {
-    let metrics = get(vm.port, "/metrics").await;
+    let metrics = get(vm, "/metrics").await;
     assert!(metrics.text().contains(figure), "{figure} in {}", metrics.text());
 }
 
 async fn assert_unwell(vm: &Vm, why: &str) {
     for path in ["/health", "/_ah/health"] {
-        let health = get(vm.port, path).await;
+        let health = get(vm, path).await;
         assert_eq!(health.status, 503, "{path}");
         assert!(health.text().starts_with(why), "{}", health.text());
     }

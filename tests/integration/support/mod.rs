@@ -2,6 +2,7 @@
 
 pub mod browser;
 pub mod client;
+pub mod document;
 pub mod emulator;
 pub mod http;
 pub mod listener;
