@@ -14,6 +14,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, TokenData, Validation, decode};
 use serde::Deserialize;
 use subtle::{Choice, ConstantTimeEq as _};
 
+use crate::channel::USER;
 use crate::config::{ConfigError, Env, Rate};
 
 /// So far may the clock of who signs tokens be from this VM's.
@@ -31,9 +32,6 @@ const P256_POINT: usize = 65;
 const MAX_USER: usize = 64;
 const MAX_API_KEYS: usize = 2;
 const MIN_API_KEY: usize = 16;
-
-/// Channels that begin so are one user's each.
-const USER: &str = "user:";
 
 /// Who is at the other end of a socket, and where they may be.
 #[derive(Clone, Debug, Default)]
@@ -62,6 +60,11 @@ impl Visitor {
     pub fn own_channel(&self) -> Option<String> {
         self.user.as_ref().map(|user| format!("{USER}{user}"))
     }
+}
+
+/// Whether that can be a user's name.
+pub fn is_user(name: &str) -> bool {
+    (1..=MAX_USER).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// How tokens are checked: by one key, and by the one algorithm that is the key's.
@@ -149,8 +152,7 @@ impl Tokens {
         if header.crit.is_some() {
             return Err(BadToken::Malformed);
         }
-        let printable = claims.sub.bytes().all(|byte| byte.is_ascii_graphic());
-        if claims.sub.is_empty() || claims.sub.len() > MAX_USER || !printable {
+        if !is_user(&claims.sub) {
             return Err(BadToken::Subject);
         }
         let lifetime = Duration::try_from_secs_f64(claims.exp).map_err(|_| BadToken::Expiry)?;
@@ -247,7 +249,7 @@ impl fmt::Display for BadToken {
             Self::NotYetValid => "the token is not yet valid (nbf)",
             Self::Audience => "the token is for another audience (aud) than this server's AUTH_AUDIENCE",
             Self::Issuer => "the token is by another issuer (iss) than this server's AUTH_ISSUER",
-            Self::Subject => "sub: expected 1 to 64 printable characters of ASCII, without spaces",
+            Self::Subject => "sub: expected 1 to 64 visible characters of ASCII (no spaces)",
             Self::Expiry => "exp: expected the second since 1970 at which the token expires",
         })
     }

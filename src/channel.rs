@@ -1,4 +1,8 @@
 //! A channel's name: what sockets join, and what an app's own events go to.
+//!
+//! A user's channel is `user:` and the user's name as it is, though identity providers put characters
+//! into it that no other channel has (`auth0|5f7c`, `ann@example.org`). Another spelling of it would be a
+//! second name for the same thing, which each backend would have to make in the same way.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -8,6 +12,9 @@ use serde::{Deserialize, Serialize};
 
 /// Longest name, in characters.
 pub const MAX_NAME: usize = 128;
+
+/// Channels that begin so are one user's each.
+pub const USER: &str = "user:";
 
 /// A checked name. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
@@ -20,21 +27,17 @@ pub struct BadName;
 
 impl Channel {
     /// # Errors
-    /// Not 1 to [`MAX_NAME`] of `A-Z a-z 0-9 . _ : - /`.
+    /// Not 1 to [`MAX_NAME`] of `A-Z a-z 0-9 . _ : - /`, or of all visible ASCII after [`USER`].
     pub fn new(name: &str) -> Result<Self, BadName> {
-        let is_legal = |c: char| c.is_ascii_alphanumeric() || "._:-/".contains(c);
-        if name.is_empty() || name.len() > MAX_NAME || !name.chars().all(is_legal) {
+        let is_legal = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-/".contains(&byte);
+        let fits = match name.strip_prefix(USER) {
+            Some(user) => user.bytes().all(|byte| byte.is_ascii_graphic()),
+            None => name.bytes().all(is_legal),
+        };
+        if name.is_empty() || name.len() > MAX_NAME || !fits {
             return Err(BadName);
         }
         Ok(Self(name.into()))
-    }
-
-    /// The channel of one user, wherever they are: nobody else can join it.
-    ///
-    /// # Errors
-    /// The user's name has other characters than a channel's, or is too long.
-    pub fn of_user(user: &str) -> Result<Self, BadName> {
-        Self::new(&format!("user:{user}"))
     }
 
     pub fn as_str(&self) -> &str {
@@ -70,7 +73,10 @@ impl fmt::Display for Channel {
 
 impl fmt::Display for BadName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "channel: expected 1 to {MAX_NAME} of A-Z a-z 0-9 . _ : - /")
+        write!(
+            f,
+            "channel: expected 1 to {MAX_NAME} of A-Z a-z 0-9 . _ : - /, or {USER} and visible ASCII characters"
+        )
     }
 }
 
@@ -82,12 +88,20 @@ mod tests {
 
     #[test]
     fn names_are_checked() {
-        for name in ["a", "environment:42", "A.b_c:d-e/f", &"x".repeat(128)] {
+        for name in [
+            "a",
+            "environment:42",
+            "A.b_c:d-e/f",
+            &"x".repeat(128),
+            "user:auth0|5f7c",
+            "user:ann@example.org",
+        ] {
             assert_eq!(Channel::new(name).unwrap().as_str(), name);
         }
-        for name in ["", " ", "a b", "ä", "a,b", "a*", "a\n", &"x".repeat(129)] {
+        for name in
+            ["", " ", "a b", "ä", "a,b", "a*", "a\n", &"x".repeat(129), "users|a", "user:a b", "user:ä"]
+        {
             assert_eq!(Channel::new(name), Err(BadName), "{name:?}");
         }
-        assert_eq!(Channel::of_user("ann").unwrap().as_str(), "user:ann");
     }
 }

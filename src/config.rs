@@ -16,6 +16,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 
 use crate::auth::{ApiKeys, Tokens};
+use crate::authorizer::Authorizer;
 use crate::bus::pubsub::{self, Credentials};
 use crate::identity::Identity;
 
@@ -40,6 +41,8 @@ pub struct Config {
     pub api_keys: ApiKeys,
     /// Whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Who is asked about each visitor.
+    pub authorizer: Option<Authorizer>,
     /// Where connects and disconnects are told.
     pub lifecycle_topic: Option<String>,
 }
@@ -152,6 +155,11 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
         "",
         "addresses or networks of proxies, by comma: X-Forwarded-For is believed from them alone",
     ),
+    (
+        "CONNECT_URL",
+        "",
+        "the app's backend that is asked about each new socket before it opens, http or https",
+    ),
     ("LIFECYCLE_TOPIC", "", "topic of its own on which every connect and disconnect is told"),
     ("RUST_LOG", "info", "what is logged"),
     ("LOG_FORMAT", "by terminal", "text or json"),
@@ -192,6 +200,7 @@ pub struct Env {
     pub message_rate: Option<String>,
     pub message_burst: Option<String>,
     pub lifecycle_topic: Option<String>,
+    pub connect_url: Option<String>,
     pub api_rate: Option<String>,
     pub api_burst: Option<String>,
     pub api_key: Option<String>,
@@ -286,6 +295,7 @@ impl Config {
             allowed_origins: origins(env.allowed_origins.as_deref().unwrap_or_default())?,
             tokens: Tokens::find(&env)?,
             api_keys: ApiKeys::find(&env)?,
+            authorizer: Authorizer::find(&env)?,
             trusted_proxies: networks(env.trusted_proxy.as_deref().unwrap_or_default())?,
         })
     }
@@ -445,6 +455,9 @@ mod tests {
             ("TRUSTED_PROXY", "10.0.0.1, ::/0"),
             ("LIFECYCLE_TOPIC", "1st"),
             ("LIFECYCLE_TOPIC", "life"),
+            ("CONNECT_URL", "example.com/connect"),
+            ("CONNECT_URL", "ftp://example.com"),
+            ("CONNECT_URL", "http://"),
             ("GOOGLE_CLOUD_PROJECT", "No Project"),
             ("PUBSUB_EMULATOR_HOST", "http://localhost:1"),
             ("FLY_ALLOC_ID", "a/b"),
@@ -480,12 +493,17 @@ mod tests {
     fn a_secret_never_shows() {
         let error = read(&[("GOOGLE_SERVICE_ACCOUNT_JSON", "{\"private_key\":\"hunter2")]).unwrap_err();
         assert!(!error.to_string().contains("hunter2"), "{error}");
-        for name in ["AUTH_SECRET", "AUTH_PUBLIC_KEY", "API_KEY"] {
+        for name in ["AUTH_SECRET", "AUTH_PUBLIC_KEY", "API_KEY", "CONNECT_URL"] {
             let error = read(&[(name, "hunter2")]).unwrap_err();
             assert!(!error.to_string().contains("hunter2"), "{error}");
         }
         let secret = "hunter2 hunter2 hunter2 hunter2 hunter2";
-        let config = read(&[("AUTH_SECRET", secret), ("API_KEY", "hunter2hunter2hunter2")]).unwrap();
+        let vars = [
+            ("AUTH_SECRET", secret),
+            ("API_KEY", "hunter2hunter2hunter2"),
+            ("CONNECT_URL", "http://vm:hunter2@localhost/?key=hunter2"),
+        ];
+        let config = read(&vars).unwrap();
         assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
         assert!(read(&[("AUTH_SECRET", secret), ("AUTH_PUBLIC_KEY", "any")]).is_err());
     }

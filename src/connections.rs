@@ -114,6 +114,19 @@ impl Relay {
     /// # Errors
     /// It was not, or nobody knows.
     pub async fn ask(&self, to: &ClientId, wish: Wish) -> Result<Outcome, Unreached> {
+        let answered = self.ask_uncounted(to, wish).await;
+        self.metrics.asked(match &answered {
+            Ok(Outcome::Written) => "written",
+            Ok(Outcome::Described(_)) => "described",
+            Ok(Outcome::Closed) => "closed",
+            Ok(Outcome::Gone) | Err(Unreached::Gone) => "gone",
+            Err(Unreached::NoAnswer) => "timeout",
+            Err(Unreached::Unavailable(_)) => "unavailable",
+        });
+        answered
+    }
+
+    async fn ask_uncounted(&self, to: &ClientId, wish: Wish) -> Result<Outcome, Unreached> {
         self.locate(to)?;
         let (ask, answer) = self.connections.expect()?;
         let message = Ask {

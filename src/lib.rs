@@ -12,6 +12,7 @@
 pub mod vm;
 
 pub mod auth;
+pub mod authorizer;
 pub mod config;
 pub mod identity;
 

@@ -29,6 +29,11 @@ pub struct Reason {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Outcome {
+    outcome: &'static str,
+}
+
 pub struct Metrics {
     registry: Mutex<Registry>,
     pub connections: Gauge,
@@ -49,6 +54,9 @@ pub struct Metrics {
     closed: Family<Reason, Counter>,
     rejected: Family<Reason, Counter>,
     api_rejected: Family<Reason, Counter>,
+    asks: Family<Outcome, Counter>,
+    authorized: Family<Outcome, Counter>,
+    authorizer_seconds: Histogram,
 }
 
 impl Metrics {
@@ -85,6 +93,9 @@ impl Metrics {
             closed: Family::default(),
             rejected: Family::default(),
             api_rejected: Family::default(),
+            asks: Family::default(),
+            authorized: Family::default(),
+            authorizer_seconds: seconds(),
         };
         registry.register("connections", "Sockets open on this VM", metrics.connections.clone());
         registry.register("fleet_instances", "VMs alive, this one too", metrics.fleet.clone());
@@ -130,6 +141,22 @@ impl Metrics {
         registry.register("sockets_closed", "Sockets that ended, by reason", metrics.closed.clone());
         registry.register("upgrades_rejected", "Sockets refused, by reason", metrics.rejected.clone());
         registry.register("api_rejected", "Requests refused, by reason", metrics.api_rejected.clone());
+        registry.register(
+            "connection_asks",
+            "What became of the backend's requests for one connection",
+            metrics.asks.clone(),
+        );
+        registry.register(
+            "authorizer_requests",
+            "What CONNECT_URL answered about visitors",
+            metrics.authorized.clone(),
+        );
+        registry.register_with_unit(
+            "authorizer_duration",
+            "From the question to CONNECT_URL to its answer",
+            Unit::Seconds,
+            metrics.authorizer_seconds.clone(),
+        );
         Self { registry: Mutex::new(registry), ..metrics }
     }
 
@@ -159,6 +186,15 @@ impl Metrics {
 
     pub fn api_rejected(&self, reason: &'static str) {
         self.api_rejected.get_or_create(&Reason { reason }).inc();
+    }
+
+    pub fn asked(&self, outcome: &'static str) {
+        self.asks.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    pub fn authorized(&self, took: Duration, outcome: &'static str) {
+        self.authorizer_seconds.observe(took.as_secs_f64());
+        self.authorized.get_or_create(&Outcome { outcome }).inc();
     }
 
     /// All figures, in the OpenMetrics text format.

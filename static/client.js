@@ -274,7 +274,8 @@ export class AlienClient {
     for (const [channel, wanted] of this.#channels) {
       wanted.level ||= this.#left.has(channel) && this.#left.get(channel) === this.#cursor;
     }
-    const named = this.#level();
+    // Only a user's own can have a comma, and is joined without being named.
+    const named = this.#level().filter((channel) => !channel.includes(","));
     if (named.length) url.searchParams.set("channels", named.join());
     const socket = token ? new WebSocket(url, [SUBPROTOCOL, token]) : new WebSocket(url);
     socket.onmessage = ({ data }) => {

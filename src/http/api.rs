@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use tokio::sync::oneshot;
 use warp::filters::BoxedFilter;
-use warp::http::{HeaderMap, StatusCode, header};
+use warp::http::{HeaderMap, StatusCode};
 use warp::path::Tail;
 use warp::reply::{Reply as _, Response};
 use warp::{Filter, Rejection};
 
-use super::backend::{check_key, invalid, message_id, refuse, too_large, unavailable};
+use super::backend::{Chunks, check_key, invalid, message_id, read_body, refuse, unavailable};
 use crate::channel::Channel;
 use crate::event::Kind;
 use crate::relay::Relay;
@@ -27,26 +26,31 @@ pub fn routes(relay: Arc<Relay>) -> BoxedFilter<(Response,)> {
         .and(warp::post())
         .and(relay.clone())
         .and(warp::header::headers_cloned())
-        .and(body())
-        .and_then(async |relay: Arc<Relay>, headers: HeaderMap, body: Bytes| {
-            Ok::<_, Rejection>(alert(&relay, &headers, &body).await.unwrap_or_else(|refused| *refused))
+        .and(warp::body::stream())
+        .and_then(async |relay: Arc<Relay>, headers: HeaderMap, body| {
+            Ok::<_, Rejection>(alert(&relay, &headers, body).await.unwrap_or_else(|refused| *refused))
         });
     let channels = warp::path("channels")
         .and(warp::path::tail())
         .and(warp::post())
         .and(relay)
         .and(warp::header::headers_cloned())
-        .and(body())
-        .and_then(async |channel: Tail, relay: Arc<Relay>, headers: HeaderMap, body: Bytes| {
-            let told = tell(&relay, channel.as_str(), &headers, &body).await;
+        .and(warp::body::stream())
+        .and_then(async |channel: Tail, relay: Arc<Relay>, headers: HeaderMap, body| {
+            let told = tell(&relay, channel.as_str(), &headers, body).await;
             Ok::<_, Rejection>(told.unwrap_or_else(|refused| *refused))
         });
     alerts.or(channels).unify().boxed()
 }
 
-async fn alert(relay: &Arc<Relay>, headers: &HeaderMap, body: &[u8]) -> Result<Response, Box<Response>> {
+async fn alert(
+    relay: &Arc<Relay>,
+    headers: &HeaderMap,
+    body: impl Chunks,
+) -> Result<Response, Box<Response>> {
     check_key(relay, headers)?;
-    let json = text(relay, body)?;
+    let body = read_body(body, relay.config.limits.message_bytes).await?;
+    let json = text(&body)?;
     let data = request::landing_of(if json.trim().is_empty() { "{}" } else { json }).map_err(refused)?;
     publish(relay, headers, Kind::Alert, None, data).await
 }
@@ -55,13 +59,14 @@ async fn tell(
     relay: &Arc<Relay>,
     channel: &str,
     headers: &HeaderMap,
-    body: &[u8],
+    body: impl Chunks,
 ) -> Result<Response, Box<Response>> {
     check_key(relay, headers)?;
     // A channel's slashes may stand for themselves; other characters may come encoded.
     let name = percent_decode_str(channel).decode_utf8_lossy();
     let channel = Channel::new(&name).map_err(invalid)?;
-    let (kind, data) = request::app_event(text(relay, body)?).map_err(refused)?;
+    let body = read_body(body, relay.config.limits.message_bytes).await?;
+    let (kind, data) = request::app_event(text(&body)?).map_err(refused)?;
     publish(relay, headers, kind, Some(channel), data).await
 }
 
@@ -92,26 +97,7 @@ async fn publish(
     }
 }
 
-/// A body within reason, of a length told beforehand; none at all is an empty one. What this program
-/// takes is checked by [`text`].
-fn body() -> impl Filter<Extract = (Bytes,), Error = Rejection> + Clone {
-    const MOST: u64 = 2 << 20;
-    let told = warp::body::content_length_limit(MOST).and(warp::body::bytes());
-    let none = warp::header::headers_cloned().and_then(async |headers: HeaderMap| {
-        let told = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
-        if told.iter().any(|name| headers.contains_key(name)) {
-            return Err(warp::reject::not_found());
-        }
-        Ok(Bytes::new())
-    });
-    told.or(none).unify()
-}
-
-fn text<'a>(relay: &Relay, body: &'a [u8]) -> Result<&'a str, Box<Response>> {
-    let most = relay.config.limits.message_bytes;
-    if body.len() > most {
-        return Err(too_large(most));
-    }
+fn text(body: &[u8]) -> Result<&str, Box<Response>> {
     std::str::from_utf8(body).map_err(|_| invalid("the body is not UTF-8"))
 }
 

@@ -3,8 +3,6 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes, BytesMut};
-use futures_util::{Stream, StreamExt as _};
 use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
 use warp::Filter;
@@ -12,7 +10,7 @@ use warp::filters::BoxedFilter;
 use warp::http::{HeaderMap, Method, StatusCode};
 use warp::reply::{Reply as _, Response};
 
-use super::backend::{check_key, invalid, message_id, refuse, too_large, unavailable};
+use super::backend::{Chunks, check_key, invalid, message_id, read_body, refuse, unavailable};
 use crate::connections::{ClientId, Unreached, letter};
 use crate::event::{Outcome, Wish};
 use crate::relay::Relay;
@@ -40,7 +38,7 @@ async fn handle(
     id: &str,
     method: &Method,
     headers: &HeaderMap,
-    body: impl Stream<Item = Result<impl Buf, warp::Error>>,
+    body: impl Chunks,
 ) -> Result<Response, Box<Response>> {
     check_key(relay, headers)?;
     let id = percent_decode_str(id).decode_utf8().ok().and_then(|id| ClientId::parse(&id));
@@ -62,28 +60,11 @@ async fn handle(
     })
 }
 
-async fn data(
-    relay: &Relay,
-    body: impl Stream<Item = Result<impl Buf, warp::Error>>,
-) -> Result<Box<RawValue>, Box<Response>> {
-    let most = relay.config.limits.message_bytes;
-    let body = read(body, most).await.ok_or_else(|| too_large(most))?;
+async fn data(relay: &Relay, body: impl Chunks) -> Result<Box<RawValue>, Box<Response>> {
+    let body = read_body(body, relay.config.limits.message_bytes).await?;
     serde_json::from_slice(&body).map_err(|error| {
         refuse(StatusCode::BAD_REQUEST, ErrorCode::InvalidJson, format!("the body is not JSON: {error}"))
     })
-}
-
-/// The whole body, if it has not more than `most` bytes. One that breaks off is no JSON.
-async fn read(body: impl Stream<Item = Result<impl Buf, warp::Error>>, most: usize) -> Option<Bytes> {
-    let mut body = std::pin::pin!(body);
-    let mut whole = BytesMut::new();
-    while let Some(Ok(mut chunk)) = body.next().await {
-        if whole.len() + chunk.remaining() > most {
-            return None;
-        }
-        whole.extend_from_slice(&chunk.copy_to_bytes(chunk.remaining()));
-    }
-    Some(whole.freeze())
 }
 
 fn unreached(why: Unreached) -> Box<Response> {

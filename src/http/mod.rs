@@ -77,14 +77,8 @@ fn error(status: StatusCode, code: ErrorCode, message: &str) -> Response {
 
 /// What no route took.
 async fn refuse(rejection: Rejection) -> Result<Response, Infallible> {
-    let too_large = rejection.find::<warp::reject::PayloadTooLarge>().is_some();
-    let no_length = rejection.find::<warp::reject::LengthRequired>().is_some();
     let method = rejection.find::<warp::reject::MethodNotAllowed>().is_some();
-    Ok(if too_large {
-        error(StatusCode::PAYLOAD_TOO_LARGE, ErrorCode::TooLarge, "the body is too large")
-    } else if no_length {
-        error(StatusCode::LENGTH_REQUIRED, ErrorCode::InvalidField, "Content-Length: missing")
-    } else if method {
+    Ok(if method {
         error(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::NotFound, "this route does not take that method")
     } else {
         error(StatusCode::NOT_FOUND, ErrorCode::NotFound, "no such page; the app is at /, its socket at /ws")

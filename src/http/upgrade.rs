@@ -3,13 +3,15 @@
 //! An upgrade of our own instead of warp's: warp's sockets come with 128 KiB of read buffer each,
 //! and can't be had as the bare TCP stream, which [`crate::socket`] writes to.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
@@ -22,20 +24,16 @@ use super::address;
 use super::admission::{Admission, Refusal};
 use super::error;
 use super::server::Peer;
-use crate::auth::{BadToken, Visitor};
-use crate::relay::{Member, Relay};
+use crate::auth::Visitor;
+use crate::authorizer::{Denied, Question};
+use crate::health::Phase;
+use crate::relay::{Member, RETRY_AFTER, Relay};
 use crate::socket;
 use crate::wire::{Close, CloseCode, ErrorCode};
 
-#[derive(Default, Deserialize)]
-struct Query {
-    /// The last cursor that the client has seen.
-    since: Option<String>,
-    /// Channels to join at once, by comma.
-    channels: Option<String>,
-    /// Who the visitor is, where that is asked.
-    token: Option<String>,
-}
+/// What the URL names: `since`, the last cursor that the client has seen; `channels` to join at once, by
+/// comma; `token`, where one is asked for. The rest is for an app's backend. Of one name, the last counts.
+type Query = BTreeMap<String, String>;
 
 /// What a browser's script speaks here. It can't set headers, but it can name subprotocols: its token
 /// may be another one.
@@ -43,30 +41,32 @@ const SUBPROTOCOL: &str = "alien-alert";
 
 pub fn route(relay: Arc<Relay>, sockets: TaskTracker) -> BoxedFilter<(Response,)> {
     let admission = Admission::new(relay.config.limits);
-    // A query that does not parse is no reason to refuse: it is read as none.
-    let query = warp::query::<Query>().or(warp::any().map(Query::default)).unify();
     warp::path!("ws")
         .and(warp::get())
-        .and(query)
+        .and(warp::query::<Query>())
         .and(warp::header::headers_cloned())
         .and(warp::ext::optional::<OnUpgrade>())
         .and(warp::ext::get::<Peer>())
-        .map(move |query: Query, headers: HeaderMap, upgrade: Option<OnUpgrade>, peer: Peer| {
-            let relay = Arc::clone(&relay);
-            let rejected = Arc::clone(&relay);
-            accept(relay, &admission, &sockets, query, &headers, upgrade, peer).unwrap_or_else(|refused| {
-                let (reason, response) = *refused;
-                rejected.metrics.rejected(reason);
-                response
-            })
+        .then(move |query: Query, headers: HeaderMap, upgrade: Option<OnUpgrade>, peer: Peer| {
+            let (relay, admission, sockets) = (Arc::clone(&relay), Arc::clone(&admission), sockets.clone());
+            async move {
+                let accepted = accept(&relay, &admission, &sockets, query, &headers, upgrade, peer).await;
+                accepted.unwrap_or_else(|refused| {
+                    let (reason, response) = *refused;
+                    relay.metrics.rejected(reason);
+                    response
+                })
+            }
         })
         .boxed()
 }
 
 type Refused = Box<(&'static str, Response)>;
 
-fn accept(
-    relay: Arc<Relay>,
+/// Lets a visitor in. Dropped while the app's backend is asked, as it is when the visitor goes, it leaves
+/// nothing behind.
+async fn accept(
+    relay: &Arc<Relay>,
     admission: &Arc<Admission>,
     sockets: &TaskTracker,
     query: Query,
@@ -78,14 +78,11 @@ fn accept(
     let upgrade = upgrade.ok_or_else(|| {
         refuse("handshake", StatusCode::BAD_REQUEST, "HTTP/1.1 is needed to open a WebSocket")
     })?;
-    if !origin_is_allowed(&relay, headers) {
+    if !origin_is_allowed(relay, headers) {
         let why = "this Origin may not open sockets here; the server's ALLOWED_ORIGINS lists who may";
         return Err(refuse("origin", StatusCode::FORBIDDEN, why));
     }
-    let phase = relay.health.phase();
-    if !phase.takes_sockets() {
-        return Err(later("not_ready", StatusCode::SERVICE_UNAVAILABLE, &phase.text(), 1));
-    }
+    takes_sockets(relay.health.phase())?;
     let ip = address::client(peer, headers, relay.identity().on_fly(), &relay.config.trusted_proxies);
     let place = admission.admit(address::group(ip)).map_err(|refusal| match refusal {
         Refusal::Full => later("full", StatusCode::SERVICE_UNAVAILABLE, "this VM is full", 5),
@@ -109,13 +106,18 @@ fn accept(
         ),
     })?;
     let (speaks_ours, token) = subprotocols(headers);
-    let visitor = relay.config.tokens.as_ref().map(|tokens| tokens.check(query.token.as_deref().or(token)));
-    let visitor = visitor.transpose().map_err(unauthorized)?.unwrap_or_default();
+    let token = query.get("token").map(String::as_str).or(token);
+    let visitor = relay.config.tokens.as_ref().map(|tokens| tokens.check(token)).transpose();
+    let visitor = visitor
+        .map_err(|bad| refuse(bad.name(), StatusCode::UNAUTHORIZED, &bad.to_string()))?
+        .unwrap_or_default();
+    let (visitor, named) = Box::pin(authorize(relay, &query, headers, ip, visitor)).await?;
+    let relay = Arc::clone(relay);
     sockets.spawn(async move {
         let Ok(upgraded) = upgrade.await else { return };
         match upgraded.downcast::<TokioIo<TcpStream>>() {
             Ok(parts) => {
-                let (member, greeting) = join(&relay, query, visitor);
+                let (member, greeting) = join(&relay, query, named, visitor);
                 debug!(client_id = %member.client_id, "socket opened");
                 let presence = relay.lifecycle.opened(&member.client_id, member.visitor.user.as_ref(), ip);
                 if !relay.health.phase().takes_sockets() {
@@ -145,13 +147,70 @@ fn accept(
     Ok(response)
 }
 
+/// What the app's backend says of a visitor, where it wants to be asked, and the channels that it names.
+async fn authorize(
+    relay: &Relay,
+    query: &Query,
+    headers: &HeaderMap,
+    ip: IpAddr,
+    visitor: Visitor,
+) -> Result<(Visitor, Vec<String>), Refused> {
+    let Some(authorizer) = &relay.config.authorizer else { return Ok((visitor, Vec::new())) };
+    let identity = relay.identity();
+    let (user, instance, region) = (visitor.user.as_deref(), identity.instance(), identity.region());
+    let question = Question { headers, query, ip, user, instance, region };
+    let begun = Instant::now();
+    let answer = authorizer.ask(&question, relay.config.limits.channels).await;
+    let outcome = match &answer {
+        Ok(_) => Some("accepted"),
+        Err(Denied::Refused(..)) => Some("refused"),
+        Err(Denied::Failed) => Some("failed"),
+        Err(Denied::Busy) => None,
+    };
+    if let Some(outcome) = outcome {
+        relay.metrics.authorized(begun.elapsed(), outcome);
+    }
+    let answer = answer.map_err(|denied| match denied {
+        Denied::Refused(status, wait) => {
+            let why = "the app's backend does not let this visitor in";
+            match wait.or((status == StatusCode::TOO_MANY_REQUESTS).then_some(RETRY_AFTER.as_secs())) {
+                Some(wait) => later("authorizer_refused", status, why, wait),
+                None => refuse("authorizer_refused", status, why),
+            }
+        }
+        Denied::Failed => later(
+            "authorizer_failed",
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the app's backend, which says who may come in, does not answer as it should",
+            RETRY_AFTER.as_secs(),
+        ),
+        Denied::Busy => later(
+            "authorizer_busy",
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the app's backend is asked about too many visitors already",
+            RETRY_AFTER.as_secs(),
+        ),
+    })?;
+    // Meanwhile it may have begun to leave.
+    takes_sockets(relay.health.phase())?;
+    Ok(answer.about(visitor))
+}
+
+fn takes_sockets(phase: Phase) -> Result<(), Refused> {
+    if phase.takes_sockets() {
+        return Ok(());
+    }
+    Err(later("not_ready", StatusCode::SERVICE_UNAVAILABLE, &phase.text(), 1))
+}
+
 /// Takes the query, token and all: nothing of it is kept for as long as the socket lives.
-fn join(relay: &Arc<Relay>, query: Query, visitor: Visitor) -> (Member, Vec<Bytes>) {
+fn join(relay: &Arc<Relay>, query: Query, named: Vec<String>, visitor: Visitor) -> (Member, Vec<Bytes>) {
     let own = visitor.own_channel();
-    let channels = query.channels.as_deref().unwrap_or_default();
-    let channels = channels.split(',').filter(|name| !name.is_empty());
-    let channels: Vec<_> = own.as_deref().into_iter().chain(channels).collect();
-    relay.join(query.since.as_deref(), &channels, visitor)
+    let asked = query.get("channels").map_or("", String::as_str);
+    let asked = asked.split(',').filter(|name| !name.is_empty());
+    let named = own.iter().chain(&named).map(String::as_str);
+    let channels: Vec<_> = named.chain(asked).collect();
+    relay.join(query.get("since").map(String::as_str), &channels, visitor)
 }
 
 /// Checks the client's half of the handshake (RFC 6455, 4.2.1); returns this side's proof.
@@ -202,15 +261,15 @@ fn refuse(reason: &'static str, status: StatusCode, why: &str) -> Refused {
         StatusCode::BAD_REQUEST => ErrorCode::InvalidField,
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ErrorCode::Forbidden,
         StatusCode::TOO_MANY_REQUESTS => ErrorCode::RateLimited,
+        // One of the app's backend.
+        status if status.is_client_error() => ErrorCode::Forbidden,
         _ => ErrorCode::Unavailable,
     };
-    Box::new((reason, error(status, code, why)))
-}
-
-fn unauthorized(bad: BadToken) -> Refused {
-    let mut refused = refuse(bad.name(), StatusCode::UNAUTHORIZED, &bad.to_string());
-    refused.1.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    refused
+    let mut response = error(status, code, why);
+    if status == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    Box::new((reason, response))
 }
 
 /// A refusal that says when to come again, in seconds.

@@ -69,6 +69,18 @@ test("a channel is joined by a frame, kept over reconnects by the URL, and left 
   assert.equal(reconnected(client).channels, null);
 });
 
+test("a user's own channel needs no place in the URL, which its name might not fit into", () => {
+  const own = "user:cn=ann,dc=example";
+  const { client, socket } = open({}, [own, "a"]);
+  socket.greets({ channels: [own] }).refreshes(own, "t-1");
+  socket.refreshes("a", "t-1");
+  socket.ends();
+  const second = reconnected(client);
+  assert.equal(second.channels, "a");
+  second.greets({ channels: [own, "a"] });
+  assert.deepEqual(second.sent, [], "it is in both");
+});
+
 test("what was wanted before the connection is joined after the greeting", () => {
   const { socket } = open({}, ["a", "b"]);
   assert.equal(socket.channels, null, "a first visit has no place to name");

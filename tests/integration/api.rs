@@ -1,11 +1,14 @@
 //! What a backend tells everybody, a channel or a user.
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
 
 use crate::support::client::Client;
 use crate::support::emulator::Emulator;
 use crate::support::http::{API_KEY, ask};
 use crate::support::vm::Vm;
+use crate::support::within;
 
 #[tokio::test]
 async fn a_changed_configuration_reaches_each_application_of_its_environment_and_no_other() {
@@ -67,4 +70,31 @@ async fn the_same_key_of_idempotency_is_the_same_event() {
     let alert = client.next().await;
     assert_eq!((&alert["id"], &alert["data"]["place"]), (&json!("once"), &json!("Roswell")));
     assert_eq!(client.settle().await, Vec::<Value>::new(), "and not again");
+}
+
+#[tokio::test]
+async fn a_body_may_come_in_pieces_but_not_too_slowly() {
+    let vm = Vm::alone(&[("API_KEY", API_KEY)]).await;
+    let client = vm.connect().await;
+    let connection = format!("/connections/{}", client.id());
+    let event = r#"{"type":"change","data":1}"#;
+    let long = "x".repeat(20_000);
+    let in_pieces = [("transfer-encoding", "chunked")];
+    let mut stuck = Vec::new();
+    for (path, body, status) in
+        [("/alerts", "{}", 202), ("/channels/a", event, 202), (connection.as_str(), "1", 200)]
+    {
+        assert_eq!(ask(vm.port, "POST", path, &in_pieces, body).await.status, status, "{path}");
+        assert_eq!(ask(vm.port, "POST", path, &in_pieces, &long).await.status, 413, "{path}");
+        let mut stream = TcpStream::connect(("127.0.0.1", vm.port)).await.unwrap();
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: vm\r\nAuthorization: Bearer {API_KEY}\r\nContent-Length: 9\r\n\r\n{{"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stuck.push(stream);
+    }
+    for stream in stuck {
+        let answer = within("answer", BufReader::new(stream).lines().next_line()).await.unwrap();
+        assert_eq!(answer.as_deref(), Some("HTTP/1.1 408 Request Timeout"));
+    }
 }

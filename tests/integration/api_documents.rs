@@ -5,9 +5,10 @@ use std::collections::BTreeSet;
 
 use serde_json::json;
 
+use crate::support::backend::{Backend, says};
 use crate::support::client::{self, Client};
 use crate::support::document::Document;
-use crate::support::http::{Answer, get, request};
+use crate::support::http::{Answer, HANDSHAKE, get, knock, request};
 use crate::support::vm::Vm;
 
 const KEY: &str = "a-key-for-the-tests-of-the-documents";
@@ -42,32 +43,28 @@ async fn every_route_answers_as_documented() {
         }
     }
     openapi.check_answer("GET", "/static/{file}", &get(vm.port, "/static/none.js").await);
-    let without_length = ask(&vm, "POST", "/alerts", &[("transfer-encoding", "chunked")], "{}").await;
-    assert_eq!(without_length.status, 411);
-    openapi.check_answer("POST", "/alerts", &without_length);
 }
 
 #[tokio::test]
 async fn the_upgrade_and_a_vm_that_is_not_ready_answer_as_documented() {
     let vm = Vm::alone(&[("MAX_CONNECTIONS_PER_ADDRESS", "1")]).await;
     let openapi = Document::of(&vm, "/openapi.json").await;
-    let upgrade = [
-        ("connection", "Upgrade"),
-        ("upgrade", "websocket"),
-        ("sec-websocket-version", "13"),
-        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
-    ];
-    let elsewhere: Vec<_> = upgrade.into_iter().chain([("origin", "https://elsewhere.example")]).collect();
+    let elsewhere: Vec<_> = HANDSHAKE.into_iter().chain([("origin", "https://elsewhere.example")]).collect();
     let open = vm.connect().await;
-    for (headers, status) in [(&upgrade[1..], 400), (&elsewhere, 403), (&upgrade, 429)] {
+    for (headers, status) in [(&HANDSHAKE[1..], 400), (&elsewhere, 403), (&HANDSHAKE, 429)] {
         let answer = ask(&vm, "GET", "/ws", headers, "").await;
         assert_eq!(answer.status, status);
         openapi.check_answer("GET", "/ws", &answer);
     }
     drop(open);
+    let backend = Backend::start(|_: &Value| says(418, "")).await;
+    let asking = Vm::alone(&[("CONNECT_URL", &backend.url())]).await;
+    let answer = knock(&asking, "/ws", &[]).await;
+    assert_eq!(answer.status, 418);
+    openapi.check_answer("GET", "/ws", &answer);
     // Nobody listens there.
     let starting = Vm::spawn_on("127.0.0.1:1", "ams", &[]).await;
-    for (path, headers) in [("/ws", &upgrade[..]), ("/health", &[]), ("/_ah/health", &[])] {
+    for (path, headers) in [("/ws", &HANDSHAKE[..]), ("/health", &[]), ("/_ah/health", &[])] {
         let answer = ask(&starting, "GET", path, headers, "").await;
         assert_eq!(answer.status, 503);
         openapi.check_answer("GET", path, &answer);

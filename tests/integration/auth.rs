@@ -13,9 +13,9 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::client_async;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
-use crate::support::client::{Client, Raw, knock};
+use crate::support::client::{Client, Raw};
 use crate::support::emulator::Emulator;
-use crate::support::http::{get, get_with, request};
+use crate::support::http::{API_KEY, ask, get, get_with, knock, request};
 use crate::support::token::{Keys, SECRET, at, claims, pem, sign, token};
 use crate::support::vm::{Vm, command};
 use crate::support::within;
@@ -57,6 +57,7 @@ fn bad_tokens() -> Vec<(String, &'static str, &'static str)> {
         (token(&good(json!({"sub": ""}))), "token_subject", "sub: expected 1 to 64"),
         (token(&good(json!({"sub": "a\nb"}))), "token_subject", "sub: expected 1 to 64"),
         (token(&good(json!({"sub": "x".repeat(65)}))), "token_subject", "sub: expected 1 to 64"),
+        (token(&good(json!({"sub": "ann lee"}))), "token_subject", "visible"),
         (token(&good(json!({"exp": null}))), "token_expiry", "exp: expected"),
         (token(&good(json!({"exp": 1e19}))), "token_expiry", "exp: expected"),
         (token(&good(json!({"channels": "room"}))), "token_malformed", "another type"),
@@ -65,7 +66,7 @@ fn bad_tokens() -> Vec<(String, &'static str, &'static str)> {
 
 /// Expects a refusal that says `why`, and neither says nor logs anything of the token.
 async fn assert_refused(vm: &Vm, token: &str, reason: &str, why: &str) {
-    let answer = knock(vm.port, &format!("/ws?token={token}"), &[]).await;
+    let answer = knock(&vm, &format!("/ws?token={token}"), &[]).await;
     assert_eq!(answer.status, 401, "{why}: {}", answer.text());
     assert_eq!(answer.header("www-authenticate"), "Bearer");
     let body = answer.json();
@@ -91,14 +92,14 @@ async fn each_bad_token_is_refused_and_told_why() {
     // All that any part of it has to say.
     let vm = Vm::alone(&[&FULL[..], &[("RUST_LOG", "trace")]].concat()).await;
     let accepted = token(&full_claims(json!({"nbf": at(-5), "aud": ["men", "aliens"]})));
-    assert_eq!(knock(vm.port, &format!("/ws?token={accepted}"), &[]).await.status, 101);
+    assert_eq!(knock(&vm, &format!("/ws?token={accepted}"), &[]).await.status, 101);
     // Clocks differ a little.
     let barely = token(&full_claims(json!({"nbf": at(1)})));
-    assert_eq!(knock(vm.port, &format!("/ws?token={barely}"), &[]).await.status, 101);
+    assert_eq!(knock(&vm, &format!("/ws?token={barely}"), &[]).await.status, 101);
     for (token, reason, why) in bad_tokens() {
         assert_refused(&vm, &token, reason, why).await;
     }
-    assert_eq!(knock(vm.port, "/ws", &[]).await.status, 401);
+    assert_eq!(knock(&vm, "/ws", &[]).await.status, 401);
     for part in accepted.split('.').chain([SECRET]) {
         assert_silent(&vm, part);
     }
@@ -116,7 +117,7 @@ const ALGORITHMS: [Algorithm; 3] = [Algorithm::RS256, Algorithm::ES256, Algorith
 async fn assert_takes_only(vm: &Vm, keys: &Keys) {
     let (claims, algorithm) = (claims(json!({})), keys.algorithm);
     let path = format!("/ws?token={}", keys.token(&claims));
-    assert_eq!(knock(vm.port, &path, &[]).await.status, 101, "{algorithm:?}");
+    assert_eq!(knock(&vm, &path, &[]).await.status, 101, "{algorithm:?}");
     let by_other = Keys::new(algorithm).token(&claims);
     assert_refused(vm, &by_other, "token_signature", "signature").await;
     // The classic confusion: the public key, which all know, as the secret.
@@ -178,7 +179,7 @@ async fn a_browser_brings_its_token_as_a_subprotocol() {
         (good.clone(), 401, ""),
     ] {
         let [(name, offer)] = offers(&offer);
-        let answer = knock(vm.port, "/ws", &[(name, &offer)]).await;
+        let answer = knock(&vm, "/ws", &[(name, &offer)]).await;
         assert_eq!(answer.status, status, "{offer}");
         assert_eq!(answer.header("sec-websocket-protocol"), answered, "{offer}");
     }
@@ -195,7 +196,7 @@ async fn a_browser_brings_its_token_as_a_subprotocol() {
     // Where no token is asked for, the same page works.
     let open = Vm::alone(&[]).await;
     let answer =
-        knock(open.port, "/ws", &[("sec-websocket-protocol", &*format!("alien-alert, {good}"))]).await;
+        knock(&open, "/ws", &[("sec-websocket-protocol", &*format!("alien-alert, {good}"))]).await;
     assert_eq!((answer.status, answer.header("sec-websocket-protocol")), (101, "alien-alert"));
 }
 
@@ -203,10 +204,10 @@ async fn a_browser_brings_its_token_as_a_subprotocol() {
 async fn another_site_s_script_is_refused_whatever_its_token() {
     let vm = Vm::alone(&[("AUTH_SECRET", SECRET)]).await;
     let path = format!("/ws?token={}", token(&claims(json!({}))));
-    let answer = knock(vm.port, &path, &[("origin", "https://foe.example")]).await;
+    let answer = knock(&vm, &path, &[("origin", "https://foe.example")]).await;
     assert_eq!(answer.status, 403);
     let own = format!("http://127.0.0.1:{}", vm.port);
-    assert_eq!(knock(vm.port, &path, &[("origin", &own)]).await.status, 101);
+    assert_eq!(knock(&vm, &path, &[("origin", &own)]).await.status, 101);
     let metrics = get(vm.port, "/metrics").await;
     assert!(metrics.text().contains(r#"upgrades_rejected_total{reason="origin"} 1"#), "{}", metrics.text());
 }
@@ -249,15 +250,14 @@ async fn a_socket_that_does_not_read_ends_with_its_token_too() {
 
 #[tokio::test]
 async fn a_token_names_its_user_and_their_channels() {
-    let vm = Vm::alone(&[("AUTH_SECRET", SECRET), ("API_KEY", "0123456789abcdef")]).await;
+    let vm = Vm::alone(&[("AUTH_SECRET", SECRET), ("API_KEY", API_KEY)]).await;
     let ann = token(&claims(json!({"channels": ["room", "environment:*"]})));
     let bob = token(&claims(json!({"sub": "bob", "channels": ["*", "user:ann"]})));
     let mut ann = Client::connect(vm.port, &format!("/ws?token={ann}")).await;
     let mut bob = Client::connect(vm.port, &format!("/ws?token={bob}")).await;
     assert_eq!(ann.connected["channels"], json!(["user:ann"]));
     let path = format!("/connections/{}", ann.id());
-    let key = [("authorization", "Bearer 0123456789abcdef")];
-    let told = get_with(vm.port, &path, &key).await.json();
+    let told = ask(vm.port, "GET", &path, &[], "").await.json();
     assert_eq!((&told["user"], &told["channels"]), (&json!("ann"), &json!(["user:ann"])));
     for (channel, may) in [("room", true), ("environment:42", true), ("rooms", false), ("user:bob", false)] {
         ann.send(json!({"type": "subscribe", "channel": channel, "id": channel})).await;
@@ -275,6 +275,34 @@ async fn a_token_names_its_user_and_their_channels() {
     let forbidden: Vec<_> = answers.iter().filter(|answer| answer["code"] == "forbidden").collect();
     assert_eq!(forbidden.len(), 1, "{answers:?}");
     assert!(forbidden[0]["message"].as_str().unwrap().contains("user:ann"), "{answers:?}");
+}
+
+#[tokio::test]
+async fn a_user_is_reached_by_the_name_that_the_token_has() {
+    let emulator = Emulator::start().await;
+    let vars = [("AUTH_SECRET", SECRET), ("API_KEY", API_KEY)];
+    let vms = Vm::fleet(&emulator, &["ams", "sin", "lax"], &vars).await;
+    let asyncapi = get(vms[0].port, "/asyncapi.json").await.json();
+    let documented = &asyncapi["components"]["schemas"]["Channel"];
+    let documented = jsonschema::validator_for(documented).unwrap();
+    for (number, sub) in
+        ["auth0|5f7c", "ann@example.org", "cn=ann,dc=a", r#"a%/?#"\b"#, "us-east-1:7"].into_iter().enumerate()
+    {
+        let channel = format!("user:{sub}");
+        assert!(documented.is_valid(&json!(channel)));
+        let token = token(&claims(json!({"sub": sub})));
+        let mut client = Client::connect(vms[number % 3].port, &format!("/ws?token={token}")).await;
+        assert_eq!(client.connected["channels"], json!([channel]));
+        // As a frame it can be named too; as a URL's part it is encoded.
+        client.send(json!({"type": "subscribe", "channel": channel, "id": "again"})).await;
+        let path = percent_encoding::utf8_percent_encode(&channel, percent_encoding::NON_ALPHANUMERIC);
+        let event = r#"{"type":"done","data":7}"#;
+        let vm = &vms[(number + 1) % 3];
+        let answer = ask(vm.port, "POST", &format!("/channels/{path}"), &[], event).await;
+        assert_eq!(answer.status, 202, "{}", answer.text());
+        let done = client.expect("done").await;
+        assert_eq!((&done["channel"], &done["id"]), (&json!(channel), &answer.json()["id"]));
+    }
 }
 
 /// The next `count` of an app's own events: their ids, in order of their names.

@@ -8,10 +8,10 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::support::client::{Client, HANDSHAKE, Raw, open};
+use crate::support::client::{Client, Raw, open};
 use crate::support::document::Document;
 use crate::support::emulator::Emulator;
-use crate::support::http::{self, API_KEY, Answer};
+use crate::support::http::{self, API_KEY, Answer, HANDSHAKE};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::token::{SECRET, at, claims, token};
 use crate::support::until;

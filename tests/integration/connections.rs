@@ -19,6 +19,14 @@ async fn ask(vm: &Vm, method: &str, id: &str, headers: &[(&str, &str)], body: &s
     http::ask(vm.port, method, &format!("/connections/{id}"), headers, body).await
 }
 
+/// How many of the backend's requests to that VM have ended so.
+async fn outcomes(vm: &Vm, outcome: &str) -> u64 {
+    let metrics = http::get(vm.port, "/metrics").await;
+    let line = format!("alien_alert_connection_asks_total{{outcome=\"{outcome}\"}} ");
+    let count = metrics.text().lines().find_map(|other| other.strip_prefix(&line));
+    count.map_or(0, |count| count.parse().unwrap())
+}
+
 /// What each hears that the test has not looked at, up to a broadcast of the first.
 async fn heard(clients: &mut [Client]) -> Vec<Vec<Value>> {
     let (first, others) = clients.split_first_mut().unwrap();
@@ -99,6 +107,13 @@ async fn any_vm_reaches_a_connection_on_any_vm_and_nobody_else_hears() {
             ask(vm, method, &target, &[], "1").await.assert_refused(410, "not_found");
         }
     }
+    // Two messages through the first, and one of them again.
+    assert_eq!(outcomes(&vms[0], "written").await, 3);
+    assert_eq!(outcomes(&vms[2], "closed").await, 1);
+    for vm in &vms {
+        assert!(outcomes(vm, "described").await >= 1);
+        assert!(outcomes(vm, "gone").await >= 3);
+    }
 }
 
 #[tokio::test]
@@ -160,6 +175,7 @@ async fn a_vm_that_does_not_answer_is_told_so_and_its_connections_are_gone_when_
     ask(&vms[0], "POST", &id, &[], "1").await.assert_refused(504, "unavailable");
     let took = begun.elapsed().as_secs_f64();
     assert!((1.9..4.0).contains(&took), "after {took} s");
+    assert_eq!(outcomes(&vms[0], "timeout").await, 1);
     for vm in [&vms[0], &vms[2]] {
         until("the fleet to forget it", async || {
             let answer = ask(vm, "POST", &id, &[], "1").await;

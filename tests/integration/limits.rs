@@ -13,8 +13,8 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::client::{Client, Raw, knock, open};
-use crate::support::http::get;
+use crate::support::client::{Client, Raw, open};
+use crate::support::http::{get, knock};
 use crate::support::vm::Vm;
 use crate::support::{until, within};
 
@@ -28,7 +28,7 @@ async fn with_few_open_files_it_takes_fewer_sockets_and_says_so() {
     for _ in 0..50 {
         sockets.push(vm.connect().await);
     }
-    knock(vm.port, "/ws", &[]).await.assert_refused(503, "unavailable");
+    knock(&vm, "/ws", &[]).await.assert_refused(503, "unavailable");
     sockets.pop().unwrap().alert(json!({})).await;
 }
 

@@ -14,6 +14,7 @@ mod support;
 mod api;
 mod api_documents;
 mod auth;
+mod authorizer;
 mod browser;
 mod browser_catch_up;
 mod browser_channels;

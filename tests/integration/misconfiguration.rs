@@ -121,6 +121,7 @@ async fn a_secret_that_is_none_is_told_without_it() {
         ("AUTH_SECRET", "too short for it", "32 bytes"),
         ("AUTH_PUBLIC_KEY", "-----BEGIN PRIVATE KEY-----", "public key in PEM"),
         ("API_KEY", "easily guessed", "16 characters"),
+        ("CONNECT_URL", "wss://vm:password@example.com", "http or https"),
     ] {
         assert_refused(&[(name, value)], 78, &[name, accepted]).await;
         let (_, said) = run(&[(name, value)], &[]).await;

@@ -9,16 +9,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use super::http::{Answer, get_with};
 use super::within;
-
-/// A client's half of the handshake (the key is the RFC's example).
-pub const HANDSHAKE: [(&str, &str); 4] = [
-    ("upgrade", "websocket"),
-    ("connection", "upgrade"),
-    ("sec-websocket-version", "13"),
-    ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
-];
 
 /// A connected client that has been greeted.
 pub struct Client {
@@ -115,11 +106,6 @@ pub async fn open(port: u16, path: &str) -> Result<WebSocketStream<TcpStream>, E
     let url = format!("ws://127.0.0.1:{port}{path}");
     let (socket, _) = within("answer to a handshake", tokio_tungstenite::client_async(url, stream)).await?;
     Ok(socket)
-}
-
-/// How a handshake is answered, with more headers than it needs.
-pub async fn knock(port: u16, path: &str, more: &[(&str, &str)]) -> Answer {
-    get_with(port, path, &[&HANDSHAKE, more].concat()).await
 }
 
 pub async fn next(socket: &mut WebSocketStream<TcpStream>) -> Value {

@@ -5,6 +5,7 @@ use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use super::vm::Vm;
 use super::within;
 
 /// The key by which the tests ask as an app's backend does.
@@ -53,6 +54,19 @@ pub async fn ask(port: u16, method: &str, path: &str, headers: &[(&str, &str)], 
     let own = [("authorization", bearer.as_str())];
     let own = if headers.iter().any(|(name, _)| *name == "authorization") { &[] } else { &own[..] };
     request(port, method, path, &[headers, own].concat(), body).await.unwrap()
+}
+
+/// What asks for a WebSocket.
+pub const HANDSHAKE: [(&str, &str); 4] = [
+    ("upgrade", "websocket"),
+    ("connection", "upgrade"),
+    ("sec-websocket-version", "13"),
+    ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+];
+
+/// Asks for a WebSocket, and leaves it at the answer.
+pub async fn knock(vm: &Vm, path: &str, more: &[(&str, &str)]) -> Answer {
+    get_with(vm.port, path, &[&HANDSHAKE, more].concat()).await
 }
 
 pub async fn try_get(port: u16, path: &str) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {

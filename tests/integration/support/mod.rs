@@ -1,5 +1,6 @@
 //! Real parts for the tests: VM processes, Google's emulator, sockets and a browser.
 
+pub mod backend;
 pub mod browser;
 pub mod client;
 pub mod document;
