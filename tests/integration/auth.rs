@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 
 use crate::support::client::{Client, Raw};
 use crate::support::emulator::Emulator;
-use crate::support::http::{API_KEY, ask, get, get_with, knock, request};
+use crate::support::http::{API_KEY, ask, get, knock, request};
 use crate::support::token::{Keys, SECRET, at, claims, pem, sign, token};
 use crate::support::vm::{Vm, command};
 use crate::support::within;
@@ -66,7 +66,7 @@ fn bad_tokens() -> Vec<(String, &'static str, &'static str)> {
 
 /// Expects a refusal that says `why`, and neither says nor logs anything of the token.
 async fn assert_refused(vm: &Vm, token: &str, reason: &str, why: &str) {
-    let answer = knock(&vm, &format!("/ws?token={token}"), &[]).await;
+    let answer = knock(vm, &format!("/ws?token={token}"), &[]).await;
     assert_eq!(answer.status, 401, "{why}: {}", answer.text());
     assert_eq!(answer.header("www-authenticate"), "Bearer");
     let body = answer.json();
@@ -117,7 +117,7 @@ const ALGORITHMS: [Algorithm; 3] = [Algorithm::RS256, Algorithm::ES256, Algorith
 async fn assert_takes_only(vm: &Vm, keys: &Keys) {
     let (claims, algorithm) = (claims(json!({})), keys.algorithm);
     let path = format!("/ws?token={}", keys.token(&claims));
-    assert_eq!(knock(&vm, &path, &[]).await.status, 101, "{algorithm:?}");
+    assert_eq!(knock(vm, &path, &[]).await.status, 101, "{algorithm:?}");
     let by_other = Keys::new(algorithm).token(&claims);
     assert_refused(vm, &by_other, "token_signature", "signature").await;
     // The classic confusion: the public key, which all know, as the secret.
@@ -195,8 +195,7 @@ async fn a_browser_brings_its_token_as_a_subprotocol() {
 
     // Where no token is asked for, the same page works.
     let open = Vm::alone(&[]).await;
-    let answer =
-        knock(&open, "/ws", &[("sec-websocket-protocol", &*format!("alien-alert, {good}"))]).await;
+    let answer = knock(&open, "/ws", &[("sec-websocket-protocol", &*format!("alien-alert, {good}"))]).await;
     assert_eq!((answer.status, answer.header("sec-websocket-protocol")), (101, "alien-alert"));
 }
 
