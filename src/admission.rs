@@ -172,4 +172,17 @@ mod tests {
         assert_eq!(admission.admit(A).unwrap_err(), Refusal::TooFast(1));
         assert!(admission.admit(B).is_ok());
     }
+
+    #[test]
+    fn a_flood_of_addresses_is_forgotten() {
+        // An address may come again after a microsecond: its time is over by the next sweep.
+        let admission = admission(&[("UPGRADE_RATE", "1000000"), ("UPGRADE_BURST", "1")]);
+        let mut most = 0;
+        for number in 0..10 * u32::try_from(SWEEP_EVERY).unwrap() {
+            drop(admission.admit(IpAddr::V4(number.into())));
+            most = most.max(admission.rate.len());
+        }
+        assert!((5_000..=10_100).contains(&most), "{most} remembered");
+        assert!(admission.sockets().by_address.is_empty());
+    }
 }

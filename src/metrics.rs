@@ -38,6 +38,7 @@ pub struct Metrics {
     registry: Mutex<Registry>,
     pub connections: Gauge,
     pub fleet: Gauge,
+    pub rate_limited: Counter,
     pub duplicates: Counter,
     pub undecodable: Counter,
     pub holes: Counter,
@@ -76,7 +77,8 @@ impl Metrics {
             registry: Mutex::default(),
             connections: Gauge::<i64, _>::default(),
             fleet: Gauge::<i64, _>::default(),
-            duplicates: Counter::<u64, AtomicU64>::default(),
+            rate_limited: Counter::<u64, AtomicU64>::default(),
+            duplicates: Counter::default(),
             undecodable: Counter::default(),
             holes: Counter::default(),
             lost: Counter::default(),
@@ -98,6 +100,11 @@ impl Metrics {
         registry.register("connections", "Sockets open on this VM", metrics.connections.clone());
         registry.register("fleet_instances", "VMs alive, this one too", metrics.fleet.clone());
         registry.register("messages_received", "Messages from clients, by type", metrics.received.clone());
+        registry.register(
+            "messages_rate_limited",
+            "Messages of clients dropped for coming too fast",
+            metrics.rate_limited.clone(),
+        );
         registry.register("events", "Events from the topic, by type", metrics.events.clone());
         registry.register("deliveries", "Events handed to sockets, by type", metrics.deliveries.clone());
         registry.register(

@@ -151,7 +151,10 @@ impl Relay {
         self.metrics.connections.set(state.hub.len() as i64);
         let member = Member { relay: Arc::clone(self), client_id, outbox, visitor };
         for name in channels {
-            if let Err((code, why)) = self.enter(&mut state, &member, Channel::new(name)) {
+            let entered = self.enter(&mut state, &member, Channel::new(name));
+            // Who asks for thousands that are none is told enough by these.
+            let is_told = errors.len() < self.config.limits.channels;
+            if let (Err((code, why)), true) = (entered, is_told) {
                 errors.push(reply::error(code, &why, None, None).into_bytes());
             }
         }

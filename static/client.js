@@ -54,7 +54,7 @@ const SUBPROTOCOL = "alien-alert";
 /** Why a message was not confirmed. */
 export class NotConfirmed extends Error {
   /**
-   * @param {string} code the server's error code, or `disconnected` or `timeout`
+   * @param {string} code the server's error code, or `disconnected`, `timeout` or `replaced`
    * @param {string} message
    * @param {string} id send it again with this id and it is the same event: never shown twice
    */
@@ -73,6 +73,8 @@ export class AlienClient {
   #socket;
   /** One with a fresh token, until it is greeted. @type {WebSocket | undefined} */
   #next;
+  /** One whose token ends, until what was asked on it is answered. @type {WebSocket | undefined} */
+  #last;
   /** While the app is asked for its token. */
   #asking;
   #token;
@@ -232,7 +234,7 @@ export class AlienClient {
         refuse("timeout", "The server did not answer.");
       }, ANSWER_WAIT);
       this.#answered(id)?.refuse("replaced", "It was sent again meanwhile.");
-      this.#waiting.set(id, { resolve, refuse, timer });
+      this.#waiting.set(id, { resolve, refuse, timer, socket: this.#socket });
       this.#socket.send(JSON.stringify({ type, id, ...more, data }));
     });
   }
@@ -279,17 +281,28 @@ export class AlienClient {
     socket.onmessage = ({ data }) => {
       if (socket === this.#next) this.#replace();
       if (socket === this.#socket) this.#receive(data, token, named);
+      else if (socket === this.#last) this.#retire(parsed(data));
     };
-    socket.onclose = ({ code, reason }) => socket === this.#socket && this.#lost(code, reason);
+    socket.onclose = ({ code, reason }) => {
+      if (socket === this.#socket) this.#lost(code, reason);
+      else if (socket === this.#last) this.#disappoint(socket);
+    };
     return socket;
   }
 
   /** The socket with the fresh token has been greeted: it takes over, and nobody has to notice. */
   #replace() {
-    const next = this.#next;
-    this.#next = undefined;
-    this.#drop();
-    this.#socket = next;
+    this.#last?.close();
+    [this.#last, this.#socket, this.#next] = [this.#socket, this.#next, undefined];
+    this.#retire();
+  }
+
+  /** What was asked on the socket before is answered there, and then it ends. */
+  #retire(message) {
+    this.#settle(message);
+    if ([...this.#waiting.values()].some(({ socket }) => socket === this.#last)) return;
+    this.#last?.close();
+    this.#last = undefined;
   }
 
   /** Asks for the next token before this one ends; if that fails, its end is a loss like another. */
@@ -304,13 +317,8 @@ export class AlienClient {
 
   #receive(text, token, named) {
     this.#heard = Date.now();
-    let message;
+    const message = parsed(text);
     let news = false;
-    try {
-      message = JSON.parse(text);
-    } catch {
-      return;
-    }
     switch (message?.type) {
       case "connected":
         this.greeting = message;
@@ -329,13 +337,8 @@ export class AlienClient {
         if (!message.channel) this.#greeted();
         else if (this.#channels.has(message.channel)) this.#channels.get(message.channel).level = true;
         break;
-      case "ack":
-        this.#answered(message.id)?.resolve(message);
-        break;
-      case "error":
-        this.#answered(message.id)?.refuse(message.code, message.message);
-        break;
     }
+    this.#settle(message);
     if (typeof message?.type === "string" && this.#hear(message, false)) this.#showKept([...this.#kept]);
   }
 
@@ -432,6 +435,12 @@ export class AlienClient {
     }
   }
 
+  /** An answer goes to who waits for it. */
+  #settle(message) {
+    if (message?.type === "ack") this.#answered(message.id)?.resolve(message);
+    if (message?.type === "error") this.#answered(message.id)?.refuse(message.code, message.message);
+  }
+
   #answered(id) {
     const waiting = this.#waiting.get(id);
     if (!waiting) return;
@@ -471,13 +480,21 @@ export class AlienClient {
 
   /** Forgets the socket; who waits for an answer on it is told. */
   #drop() {
-    const sockets = [this.#socket, this.#next];
-    this.#socket = this.#next = this.#asking = undefined;
+    const sockets = [this.#socket, this.#next, this.#last];
+    this.#socket = this.#next = this.#last = this.#asking = undefined;
     clearTimeout(this.#timer);
     clearTimeout(this.#renewal);
     clearInterval(this.#watchdog);
-    for (const socket of sockets) socket?.close();
-    for (const id of [...this.#waiting.keys()]) {
+    for (const socket of sockets) {
+      socket?.close();
+      this.#disappoint(socket);
+    }
+  }
+
+  /** Who waits for an answer on it waits in vain. */
+  #disappoint(socket) {
+    for (const [id, waiting] of [...this.#waiting]) {
+      if (waiting.socket !== socket) continue;
       this.#answered(id).refuse("disconnected", "The connection was lost before the answer.");
     }
   }
@@ -520,6 +537,15 @@ function store(value) {
     for (const watcher of watchers) call(watcher, value);
   };
   return [{ subscribe }, change];
+}
+
+/** What a server says; nothing where it is no JSON. */
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
 }
 
 /** One handler's fault is its own; it still shows in the console. */

@@ -488,6 +488,7 @@ impl Home {
         }
         self.exceeded = Instant::now();
         self.excess += 1;
+        member.relay.metrics.rate_limited.inc();
         let limit = member.relay.config.limits.messages;
         if self.excess > limit.burst.get() {
             return false;

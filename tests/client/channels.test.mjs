@@ -286,6 +286,34 @@ test("a fresh token takes over before the old one ends, unnoticed", async () => 
   assert.equal(sockets.length, 2, "nothing goes on after the end");
 });
 
+test("what is asked while a fresh token takes over is answered where it was asked", async () => {
+  const { client } = open({ token: async () => endsIn(80) });
+  await settled();
+  const [first] = sockets;
+  first.greets({ cursor: "t-1" });
+  mock.timers.tick(51_000);
+  await settled();
+  const [answered, lost] = [client.alert({}, { id: "1" }), client.alert({}, { id: "2" })];
+  sockets[1].greets({ cursor: "t-1" });
+  assert.equal(first.readyState, FakeSocket.OPEN);
+  first.says({ type: "ack", id: "1", eventId: "1" });
+  first.says(event(2));
+  assert.equal((await answered).eventId, "1");
+  assert.equal(first.readyState, FakeSocket.OPEN, "for the other");
+  first.ends(1008, "token expired");
+  await assert.rejects(lost, { code: "disconnected" });
+  assert.deepEqual(valueOf(client.events), [], "events are the new one's");
+  assert.equal(client.state, "connected");
+
+  mock.timers.tick(51_000);
+  await settled();
+  const refused = client.alert({}, { id: "3" });
+  sockets[2].greets({ cursor: "t-1" });
+  sockets[1].says({ type: "error", id: "3", code: "rate_limited", message: "too fast" });
+  await assert.rejects(refused, { code: "rate_limited" });
+  assert.notEqual(sockets[1].readyState, FakeSocket.OPEN, "nothing more to answer");
+});
+
 test("a token that ends all the same is renewed by coming back", async () => {
   let fails = false;
   const { client } = open({ token: async () => (fails ? Promise.reject() : endsIn(2)) });

@@ -1,53 +1,67 @@
-//! Who gets in: tokens of every kind, good and bad, and what their bearers may then do.
+//! Who gets in: tokens of every kind, good and bad, and what their bearers may then do, on one VM and on
+//! a fleet.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
-use aws_lc_rs::rsa::KeySize;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, KeyPair as _};
-use aws_lc_rs::signature::{EcdsaKeyPair, Ed25519KeyPair};
+use aws_lc_rs::signature::ECDSA_P384_SHA384_FIXED_SIGNING;
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use futures_util::{SinkExt as _, StreamExt as _};
-use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, EncodingKey};
 use serde_json::{Value, json};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
+use tokio_tungstenite::client_async;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_tungstenite::{WebSocketStream, client_async};
-use tokio_util::sync::CancellationToken;
 
 use crate::support::client::{Client, Raw};
 use crate::support::emulator::Emulator;
-use crate::support::http::{get, get_with, knock, request};
+use crate::support::http::{API_KEY, ask, get, knock, request};
+use crate::support::token::{Keys, SECRET, at, claims, pem, sign, token};
 use crate::support::vm::{Vm, command};
 use crate::support::within;
 
-const SECRET: &str = "a secret of the tests, of more than 32 bytes";
-
-/// The second of the epoch that is so far from now.
-fn at(seconds: i64) -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64 + seconds
+/// What a server that asks for an audience and an issuer finds good, but for what `change` says.
+fn full_claims(change: Value) -> Value {
+    let mut all = json!({"aud": "aliens", "iss": "https://id.example"});
+    all.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+    claims(all)
 }
 
-fn sign(claims: &Value, algorithm: Algorithm, key: &EncodingKey) -> String {
-    encode(&Header::new(algorithm), claims, key).unwrap()
-}
+const FULL: [(&str, &str); 3] =
+    [("AUTH_SECRET", SECRET), ("AUTH_AUDIENCE", "aliens"), ("AUTH_ISSUER", "https://id.example")];
 
-/// By the secret of the tests.
-fn token(claims: &Value) -> String {
-    sign(claims, Algorithm::HS256, &EncodingKey::from_secret(SECRET.as_bytes()))
-}
-
-/// Ann's good claims for an hour, but for what `change` says.
-fn claims(change: Value) -> Value {
-    let mut claims = json!({"sub": "ann", "exp": at(3600)});
-    claims.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
-    claims.as_object_mut().unwrap().retain(|_, value| !value.is_null());
-    claims
+/// Tokens that such a server refuses: the reason it counts, and a part of what it says.
+fn bad_tokens() -> Vec<(String, &'static str, &'static str)> {
+    let good = full_claims;
+    let accepted = token(&good(json!({})));
+    let none = [&json!({"alg": "none", "typ": "JWT"}), &good(json!({}))];
+    let none = none.map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
+    let other_key = EncodingKey::from_secret(b"another secret of the tests, of more than 32 bytes");
+    let same_key = EncodingKey::from_secret(SECRET.as_bytes());
+    let mut forged: Vec<_> = accepted.split('.').map(str::to_owned).collect();
+    forged[1] = URL_SAFE_NO_PAD.encode(good(json!({"sub": "bob"})).to_string());
+    vec![
+        (String::new(), "token_missing", "a token is needed"),
+        ("nonsense".into(), "token_malformed", "not understood"),
+        (format!("{}.{}.", none[0], none[1]), "token_malformed", "unknown algorithm"),
+        (sign(&good(json!({})), Algorithm::HS256, &other_key), "token_signature", "signature"),
+        (forged.join("."), "token_signature", "signature"),
+        (sign(&good(json!({})), Algorithm::HS512, &same_key), "token_algorithm", "algorithm"),
+        (token(&good(json!({"exp": at(-10)}))), "token_expired", "expired"),
+        (token(&good(json!({"nbf": at(60)}))), "token_not_yet_valid", "not yet valid"),
+        (token(&good(json!({"aud": "men"}))), "token_audience", "audience"),
+        (token(&good(json!({"aud": null}))), "token_audience", "audience"),
+        (token(&good(json!({"iss": "https://id.evil"}))), "token_issuer", "issuer"),
+        (token(&good(json!({"iss": null}))), "token_issuer", "issuer"),
+        (token(&good(json!({"sub": null}))), "token_subject", "sub: expected 1 to 64"),
+        (token(&good(json!({"sub": ""}))), "token_subject", "sub: expected 1 to 64"),
+        (token(&good(json!({"sub": "a\nb"}))), "token_subject", "sub: expected 1 to 64"),
+        (token(&good(json!({"sub": "x".repeat(65)}))), "token_subject", "sub: expected 1 to 64"),
+        (token(&good(json!({"sub": "ann lee"}))), "token_subject", "visible"),
+        (token(&good(json!({"exp": null}))), "token_expiry", "exp: expected"),
+        (token(&good(json!({"exp": 1e19}))), "token_expiry", "exp: expected"),
+        (token(&good(json!({"channels": "room"}))), "token_malformed", "another type"),
+    ]
 }
 
 /// Expects a refusal that says `why`, and neither says nor logs anything of the token.
@@ -75,56 +89,16 @@ fn assert_silent(vm: &Vm, secret: &str) {
 
 #[tokio::test]
 async fn each_bad_token_is_refused_and_told_why() {
-    let vars = [
-        ("AUTH_SECRET", SECRET),
-        ("AUTH_AUDIENCE", "aliens"),
-        ("AUTH_ISSUER", "https://id.example"),
-        // All that any part of it has to say.
-        ("RUST_LOG", "trace"),
-    ];
-    let vm = Vm::alone(&vars).await;
-    let good = |change: Value| {
-        let mut all = json!({"aud": "aliens", "iss": "https://id.example"});
-        all.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
-        claims(all)
-    };
-    let accepted = token(&good(json!({"nbf": at(-5), "aud": ["men", "aliens"]})));
+    // All that any part of it has to say.
+    let vm = Vm::alone(&[&FULL[..], &[("RUST_LOG", "trace")]].concat()).await;
+    let accepted = token(&full_claims(json!({"nbf": at(-5), "aud": ["men", "aliens"]})));
     assert_eq!(knock(&vm, &format!("/ws?token={accepted}"), &[]).await.status, 101);
     // Clocks differ a little.
-    let barely = token(&good(json!({"nbf": at(1)})));
+    let barely = token(&full_claims(json!({"nbf": at(1)})));
     assert_eq!(knock(&vm, &format!("/ws?token={barely}"), &[]).await.status, 101);
-
-    let none = [&json!({"alg": "none", "typ": "JWT"}), &good(json!({}))];
-    let none = none.map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
-    let other_key = EncodingKey::from_secret(b"another secret of the tests, of more than 32 bytes");
-    let same_key = EncodingKey::from_secret(SECRET.as_bytes());
-    let mut forged: Vec<_> = accepted.split('.').map(str::to_owned).collect();
-    forged[1] = URL_SAFE_NO_PAD.encode(good(json!({"sub": "bob"})).to_string());
-    for (token, reason, why) in [
-        (String::new(), "token_missing", "a token is needed"),
-        ("nonsense".into(), "token_malformed", "not understood"),
-        (format!("{}.{}.", none[0], none[1]), "token_malformed", "unknown algorithm"),
-        (sign(&good(json!({})), Algorithm::HS256, &other_key), "token_signature", "signature"),
-        (forged.join("."), "token_signature", "signature"),
-        (sign(&good(json!({})), Algorithm::HS512, &same_key), "token_algorithm", "algorithm"),
-        (token(&good(json!({"exp": at(-10)}))), "token_expired", "expired"),
-        (token(&good(json!({"nbf": at(60)}))), "token_not_yet_valid", "not yet valid"),
-        (token(&good(json!({"aud": "men"}))), "token_audience", "audience"),
-        (token(&good(json!({"aud": null}))), "token_audience", "audience"),
-        (token(&good(json!({"iss": "https://id.evil"}))), "token_issuer", "issuer"),
-        (token(&good(json!({"iss": null}))), "token_issuer", "issuer"),
-        (token(&good(json!({"sub": null}))), "token_subject", "sub: expected 1 to 64"),
-        (token(&good(json!({"sub": ""}))), "token_subject", "sub: expected 1 to 64"),
-        (token(&good(json!({"sub": "a\nb"}))), "token_subject", "sub: expected 1 to 64"),
-        (token(&good(json!({"sub": "x".repeat(65)}))), "token_subject", "sub: expected 1 to 64"),
-        (token(&good(json!({"sub": "ann lee"}))), "token_subject", "visible"),
-        (token(&good(json!({"exp": null}))), "token_expiry", "exp: expected"),
-        (token(&good(json!({"exp": 1e19}))), "token_expiry", "exp: expected"),
-        (token(&good(json!({"channels": "room"}))), "token_malformed", "another type"),
-    ] {
+    for (token, reason, why) in bad_tokens() {
         assert_refused(&vm, &token, reason, why).await;
     }
-    assert_refused(&vm, "", "token_missing", "a token is needed").await;
     assert_eq!(knock(&vm, "/ws", &[]).await.status, 401);
     for part in accepted.split('.').chain([SECRET]) {
         assert_silent(&vm, part);
@@ -137,78 +111,43 @@ async fn a_token_for_someone_is_refused_where_no_audience_is_named() {
     assert_refused(&vm, &token(&claims(json!({"aud": "men"}))), "token_audience", "AUTH_AUDIENCE").await;
 }
 
-fn pem(label: &str, der: &[u8]) -> String {
-    let text = STANDARD.encode(der);
-    let lines: Vec<_> = text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
-    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
-}
+const ALGORITHMS: [Algorithm; 3] = [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
 
-/// A new key's two halves in PEM.
-fn halves(
-    key: &impl AsDer<Pkcs8V1Der<'static>>,
-    public: &impl AsDer<PublicKeyX509Der<'static>>,
-) -> (String, String) {
-    let (key, public) = (key.as_der().unwrap(), public.as_der().unwrap());
-    (pem("PRIVATE KEY", key.as_ref()), pem("PUBLIC KEY", public.as_ref()))
-}
-
-fn rsa(size: KeySize) -> (String, String) {
-    let key = aws_lc_rs::rsa::KeyPair::generate(size).unwrap();
-    halves(&key, key.public_key())
-}
-
-fn ed25519() -> (String, String) {
-    let key = Ed25519KeyPair::generate().unwrap();
-    halves(&key, key.public_key())
-}
-
-fn ec(on: &'static aws_lc_rs::signature::EcdsaSigningAlgorithm) -> (String, String) {
-    let document = EcdsaKeyPair::generate_pkcs8(on, &aws_lc_rs::rand::SystemRandom::new()).unwrap();
-    let public = EcdsaKeyPair::from_pkcs8(on, document.as_ref()).unwrap();
-    let public = public.public_key().as_der().unwrap();
-    (pem("PRIVATE KEY", document.as_ref()), pem("PUBLIC KEY", public.as_ref()))
+/// Knows its own key's tokens, and none by another key or algorithm.
+async fn assert_takes_only(vm: &Vm, keys: &Keys) {
+    let (claims, algorithm) = (claims(json!({})), keys.algorithm);
+    let path = format!("/ws?token={}", keys.token(&claims));
+    assert_eq!(knock(vm, &path, &[]).await.status, 101, "{algorithm:?}");
+    let by_other = Keys::new(algorithm).token(&claims);
+    assert_refused(vm, &by_other, "token_signature", "signature").await;
+    // The classic confusion: the public key, which all know, as the secret.
+    for known in [keys.public.as_bytes(), keys.public.trim().as_bytes()] {
+        let forged = sign(&claims, Algorithm::HS256, &EncodingKey::from_secret(known));
+        assert_refused(vm, &forged, "token_algorithm", "algorithm").await;
+    }
+    if algorithm == Algorithm::RS256 {
+        let forged = keys.token_by(Algorithm::PS256, &claims);
+        assert_refused(vm, &forged, "token_algorithm", "algorithm").await;
+    }
 }
 
 #[tokio::test]
 async fn a_public_key_takes_tokens_of_its_own_algorithm_and_no_other() {
-    let rsa_pair = || rsa(KeySize::Rsa2048);
-    let ec_pair = || ec(&ECDSA_P256_SHA256_FIXED_SIGNING);
-    let by_rsa = |pem: &str| EncodingKey::from_rsa_pem(pem.as_bytes()).unwrap();
-    let by_ec = |pem: &str| EncodingKey::from_ec_pem(pem.as_bytes()).unwrap();
-    let by_ed = |pem: &str| EncodingKey::from_ed_pem(pem.as_bytes()).unwrap();
-    type Read<'a> = &'a dyn Fn(&str) -> EncodingKey;
-    let kinds: [(_, Read<'_>, _, _, Option<Algorithm>); 3] = [
-        (Algorithm::RS256, &by_rsa, rsa_pair(), rsa_pair(), Some(Algorithm::PS256)),
-        (Algorithm::ES256, &by_ec, ec_pair(), ec_pair(), None),
-        (Algorithm::EdDSA, &by_ed, ed25519(), ed25519(), None),
-    ];
-    for (algorithm, read, (private, public), (other, _), sibling) in kinds {
+    for algorithm in ALGORITHMS {
+        let keys = Keys::new(algorithm);
         // As a place would have it that keeps variables on one line.
-        let on_one_line = public.replace('\n', "\\n");
-        let value = if algorithm == Algorithm::ES256 { &on_one_line } else { &public };
+        let on_one_line = keys.public.replace('\n', "\\n");
+        let value = if algorithm == Algorithm::ES256 { &on_one_line } else { &keys.public };
         let vm = Vm::alone(&[("AUTH_PUBLIC_KEY", value), ("RUST_LOG", "trace")]).await;
-        let (key, claims) = (read(&private), claims(json!({})));
-        let good = sign(&claims, algorithm, &key);
-        assert_eq!(knock(&vm, &format!("/ws?token={good}"), &[]).await.status, 101, "{algorithm:?}");
-        let by_other = sign(&claims, algorithm, &read(&other));
-        assert_refused(&vm, &by_other, "token_signature", "signature").await;
-        // The classic confusion: the public key, which all know, as the secret.
-        for known in [public.as_bytes(), public.trim().as_bytes()] {
-            let forged = sign(&claims, Algorithm::HS256, &EncodingKey::from_secret(known));
-            assert_refused(&vm, &forged, "token_algorithm", "algorithm").await;
-        }
-        if let Some(sibling) = sibling {
-            let forged = sign(&claims, sibling, &key);
-            assert_refused(&vm, &forged, "token_algorithm", "algorithm").await;
-        }
+        assert_takes_only(&vm, &keys).await;
     }
 }
 
 #[tokio::test]
 async fn a_key_that_would_take_no_token_does_not_start() {
     let weak = weak_rsa();
-    let (private, _) = ed25519();
-    let (_, other_curve) = ec(&ECDSA_P384_SHA384_FIXED_SIGNING);
+    let private = Keys::new(Algorithm::EdDSA).private;
+    let other_curve = Keys::ec(&ECDSA_P384_SHA384_FIXED_SIGNING).public;
     for (what, key) in [("RSA of 1024 bits", weak), ("private", private), ("P-384", other_curve)] {
         let vars = [("AUTH_PUBLIC_KEY", &*key), ("HOST", "127.0.0.1"), ("PORT", "0")];
         let output = within("end of the process", command(&vars).output()).await.unwrap();
@@ -310,15 +249,14 @@ async fn a_socket_that_does_not_read_ends_with_its_token_too() {
 
 #[tokio::test]
 async fn a_token_names_its_user_and_their_channels() {
-    let vm = Vm::alone(&[("AUTH_SECRET", SECRET), ("API_KEY", "0123456789abcdef")]).await;
+    let vm = Vm::alone(&[("AUTH_SECRET", SECRET), ("API_KEY", API_KEY)]).await;
     let ann = token(&claims(json!({"channels": ["room", "environment:*"]})));
     let bob = token(&claims(json!({"sub": "bob", "channels": ["*", "user:ann"]})));
     let mut ann = Client::connect(vm.port, &format!("/ws?token={ann}")).await;
     let mut bob = Client::connect(vm.port, &format!("/ws?token={bob}")).await;
     assert_eq!(ann.connected["channels"], json!(["user:ann"]));
     let path = format!("/connections/{}", ann.id());
-    let key = [("authorization", "Bearer 0123456789abcdef")];
-    let told = get_with(vm.port, &path, &key).await.json();
+    let told = ask(vm.port, "GET", &path, &[], "").await.json();
     assert_eq!((&told["user"], &told["channels"]), (&json!("ann"), &json!(["user:ann"])));
     for (channel, may) in [("room", true), ("environment:42", true), ("rooms", false), ("user:bob", false)] {
         ann.send(json!({"type": "subscribe", "channel": channel, "id": channel})).await;
@@ -341,9 +279,8 @@ async fn a_token_names_its_user_and_their_channels() {
 #[tokio::test]
 async fn a_user_is_reached_by_the_name_that_the_token_has() {
     let emulator = Emulator::start().await;
-    let vars = [("AUTH_SECRET", SECRET), ("API_KEY", "0123456789abcdef")];
+    let vars = [("AUTH_SECRET", SECRET), ("API_KEY", API_KEY)];
     let vms = Vm::fleet(&emulator, &["ams", "sin", "lax"], &vars).await;
-    let key = [("authorization", "Bearer 0123456789abcdef")];
     let asyncapi = get(vms[0].port, "/asyncapi.json").await.json();
     let documented = &asyncapi["components"]["schemas"]["Channel"];
     let documented = jsonschema::validator_for(documented).unwrap();
@@ -360,112 +297,128 @@ async fn a_user_is_reached_by_the_name_that_the_token_has() {
         let path = percent_encoding::utf8_percent_encode(&channel, percent_encoding::NON_ALPHANUMERIC);
         let event = r#"{"type":"done","data":7}"#;
         let vm = &vms[(number + 1) % 3];
-        let answer = request(vm.port, "POST", &format!("/channels/{path}"), &key, event).await.unwrap();
+        let answer = ask(vm.port, "POST", &format!("/channels/{path}"), &[], event).await;
         assert_eq!(answer.status, 202, "{}", answer.text());
         let done = client.expect("done").await;
         assert_eq!((&done["channel"], &done["id"]), (&json!(channel), &answer.json()["id"]));
     }
 }
 
-/// A socket of a client at another address of this machine.
-async fn open_from(source: &str, port: u16) -> Result<WebSocketStream<TcpStream>, Error> {
-    let socket = TcpSocket::new_v4()?;
-    socket.bind(SocketAddr::new(source.parse().unwrap(), 0))?;
-    let stream = socket.connect(SocketAddr::from(([127, 0, 0, 1], port))).await?;
-    Ok(client_async(format!("ws://127.0.0.1:{port}/ws"), stream).await?.0)
-}
-
-/// The 99th percentile of the time from a press of the button to its sight.
-async fn alerts_p99(client: &mut Client) -> Duration {
-    const PRESSES: usize = 250;
-    // As fast as the limit allows.
-    let mut presses = tokio::time::interval(Duration::from_millis(20));
-    let mut times = Vec::new();
-    for _ in 0..PRESSES {
-        presses.tick().await;
-        let id = uuid::Uuid::new_v4().to_string();
-        let begun = Instant::now();
-        client.send(json!({"type": "alert", "id": id})).await;
-        while client.expect("alert").await["id"] != id.as_str() {}
-        times.push(begun.elapsed());
+/// The next `count` of an app's own events: their ids, in order of their names.
+async fn heard(client: &mut Client, count: usize) -> BTreeSet<String> {
+    let mut ids = BTreeSet::new();
+    while ids.len() < count {
+        let event = client.next().await;
+        assert_eq!(event["type"], "told", "{event}");
+        ids.insert(event["id"].as_str().unwrap().to_owned());
     }
-    times.sort();
-    times[PRESSES * 99 / 100]
+    ids
 }
 
-/// What a flood has met with.
-#[derive(Default)]
-struct Met {
-    refused: AtomicU32,
-    cut: AtomicU32,
-}
-
-/// Opens sockets as fast as it can, and speaks on none.
-async fn flood_of_upgrades(source: &str, port: u16, met: &Met) {
-    loop {
-        if let Err(Error::Http(answer)) = open_from(source, port).await {
-            assert_eq!(answer.status(), 429);
-            met.refused.fetch_add(1, Ordering::Relaxed);
+#[tokio::test]
+async fn a_fleet_lets_in_by_one_secret_and_tells_each_user_their_own() {
+    const KEYS: [&str; 2] = ["the-key-until-now", "the-key-from-now-on"];
+    let emulator = Emulator::start().await;
+    let api_key = KEYS.join(",");
+    let vars = [&FULL[..], &[("API_KEY", &*api_key)]].concat();
+    let vms = Vm::fleet(&emulator, &["ams", "sin", "syd"], &vars).await;
+    let path = |change: Value| format!("/ws?channels=room,secret&token={}", token(&full_claims(change)));
+    let ann = path(json!({"channels": ["room", "environment:*"]}));
+    let bob = path(json!({"sub": "bob", "channels": ["*", "user:ann"]}));
+    let (mut anns, mut bobs) = (Vec::new(), Vec::new());
+    for vm in &vms {
+        for (token, reason, why) in bad_tokens() {
+            assert_refused(vm, &token, reason, why).await;
         }
+        let mut client = Client::connect(vm.port, &ann).await;
+        assert_eq!(client.connected["channels"], json!(["user:ann", "room"]));
+        assert_eq!(client.expect("error").await["code"], "forbidden", "what is not in the claims");
+        anns.push(client);
+        let mut client = Client::connect(vm.port, &bob).await;
+        for message in [
+            json!({"type": "subscribe", "channel": "user:ann"}),
+            json!({"type": "broadcast", "channel": "user:ann", "data": "as if from ann's backend"}),
+        ] {
+            client.send(message).await;
+            assert_eq!(client.expect("error").await["code"], "forbidden");
+        }
+        bobs.push(client);
     }
-}
 
-/// Sends as fast as it can on one socket after the other.
-async fn flood_of_messages(source: &str, port: u16, met: &Met) {
-    let alert = Message::text(json!({"type": "alert", "data": {"note": "flood"}}).to_string());
-    loop {
-        let Ok(socket) = open_from(source, port).await else { continue };
-        let (mut sender, mut receiver) = socket.split();
-        let sending = async { while sender.send(alert.clone()).await.is_ok() {} };
-        let cut_off = async {
-            loop {
-                match receiver.next().await {
-                    Some(Ok(Message::Close(Some(close)))) => return u16::from(close.code) == 1008,
-                    Some(Ok(_)) => {}
-                    _ => return false,
-                }
-            }
-        };
-        tokio::select! {
-            () = sending => {}
-            cut = cut_off => {
-                met.cut.fetch_add(cut.into(), Ordering::Relaxed);
+    // Through each VM by each of the backend's keys, and by no other.
+    let mut told = BTreeSet::new();
+    for (number, vm) in vms.iter().enumerate() {
+        for (channel, key, status) in [
+            ("user:ann", KEYS[0], 202),
+            ("user:ann", KEYS[1], 202),
+            ("user:bob", KEYS[number % 2], 202),
+            ("secret", KEYS[0], 202),
+            ("room", KEYS[1], 202),
+            ("user:ann", "the-key-of-last-year", 401),
+        ] {
+            let id = format!("{channel} of {key} through {number}");
+            let headers = [("authorization", &*format!("Bearer {key}")), ("idempotency-key", &id)];
+            let path = format!("/channels/{channel}");
+            let answer = request(vm.port, "POST", &path, &headers, r#"{"type":"told"}"#).await.unwrap();
+            assert_eq!(answer.status, status, "{id}");
+            if status == 202 {
+                told.insert((channel, id));
             }
         }
+    }
+    let of = |channels: &[&str]| -> BTreeSet<_> {
+        told.iter().filter(|(channel, _)| channels.contains(channel)).map(|(_, id)| id.clone()).collect()
+    };
+    for (clients, channels) in
+        [(&mut anns, &["user:ann", "room"][..]), (&mut bobs, &["user:bob", "room", "secret"])]
+    {
+        let expected = of(channels);
+        for client in clients {
+            assert_eq!(heard(client, expected.len()).await, expected);
+        }
+    }
+
+    // Who was away finds it, wherever they come.
+    for vm in &vms {
+        let mut late = Client::connect(vm.port, &ann).await;
+        let refresh = late.expect("refresh-store").await;
+        let ids = refresh["events"].as_array().unwrap().iter().map(|event| event["id"].as_str().unwrap());
+        let ids: BTreeSet<_> = ids.map(str::to_owned).collect();
+        assert_eq!((&refresh["channel"], ids), (&json!("user:ann"), of(&["user:ann"])));
+    }
+
+    // What ends one visitor's time ends no other's, and what comes last is the first they hear now.
+    let brief = path(json!({"exp": at(1)}));
+    let mut ending = Vec::new();
+    for vm in &vms {
+        ending.push(Client::connect(vm.port, &brief).await);
+    }
+    for client in ending {
+        assert_eq!(client.closed().await, Some((1008, "token expired".into())));
+    }
+    let last = anns[0].alert(json!({})).await;
+    for client in anns[1..].iter_mut().chain(&mut bobs) {
+        assert_eq!(client.next().await["id"], last.as_str());
     }
 }
 
 #[tokio::test]
-async fn a_flood_from_one_address_does_not_slow_another() {
-    let vm = Vm::alone(&[]).await;
-    let mut client = vm.connect().await;
-    let quiet = alerts_p99(&mut client).await;
-
-    let met = Arc::new(Met::default());
-    let stop = CancellationToken::new();
-    // On a thread of its own: the flood is not to slow the client by the runtime that they share.
-    let flooding = std::thread::spawn({
-        let (met, stop, port) = (Arc::clone(&met), stop.clone(), vm.port);
-        move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let upgrades = || flood_of_upgrades("127.0.0.2", port, &met);
-            let messages = || flood_of_messages("127.0.0.2", port, &met);
-            runtime.block_on(async {
-                tokio::select! {
-                    () = async { tokio::join!(upgrades(), messages(), upgrades(), messages()); } => {}
-                    () = stop.cancelled() => {}
-                }
-            });
+async fn a_fleet_lets_in_by_one_public_key_of_any_kind() {
+    let emulator = Emulator::start().await;
+    for algorithm in ALGORITHMS {
+        let (keys, topic) = (Keys::new(algorithm), format!("{algorithm:?}"));
+        let regions = ["a", "b", "c"].map(|letter| format!("{topic}-{letter}"));
+        let vars = [("TOPIC", &*topic), ("AUTH_PUBLIC_KEY", &keys.public)];
+        let vms = Vm::fleet(&emulator, &regions.each_ref().map(String::as_str), &vars).await;
+        let path = format!("/ws?token={}", keys.token(&claims(json!({}))));
+        let mut clients = Vec::new();
+        for vm in &vms {
+            assert_takes_only(vm, &keys).await;
+            clients.push(Client::connect(vm.port, &path).await);
         }
-    });
-    let loud = alerts_p99(&mut client).await;
-    stop.cancel();
-    tokio::task::spawn_blocking(move || flooding.join().unwrap()).await.unwrap();
-    let (refused, cut) = (met.refused.load(Ordering::Relaxed), met.cut.load(Ordering::Relaxed));
-    println!(
-        "p99 of a client's alert: {quiet:?} alone, {loud:?} beside a flood from another address \
-         ({refused} upgrades refused, {cut} sockets cut off)"
-    );
-    assert!(refused > 0 && cut > 0, "no flood");
-    assert!(loud < Duration::from_millis(250), "{loud:?}");
+        let id = clients[0].alert(json!({})).await;
+        for client in &mut clients[1..] {
+            assert_eq!(client.expect("alert").await["id"], id.as_str());
+        }
+    }
 }

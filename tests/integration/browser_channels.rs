@@ -33,14 +33,11 @@ async fn heard(page: &Page, count: usize) -> Value {
 #[tokio::test]
 async fn a_page_stays_in_its_channel_while_its_network_comes_and_goes() {
     let emulator = Emulator::start().await;
-    let host = emulator.host();
-    let ams = Vm::spawn_on(&host, "ams", &[("API_KEY", API_KEY)]).await;
-    let sin = Vm::spawn_on(&host, "sin", &[("API_KEY", API_KEY)]).await;
-    ams.ready().await;
-    sin.ready().await;
+    let vms = Vm::fleet(&emulator, &["ams", "sin", "lax"], &[("API_KEY", API_KEY)]).await;
+    let [ams, sin, lax] = &vms[..] else { unreachable!() };
     let driver = Driver::start().await;
-    let page = open(&driver, &ams).await;
-    change(&sin, "42", "before").await;
+    let page = open(&driver, ams).await;
+    change(sin, "42", "before").await;
     page.run(
         "import('/static/client.js').then(({ AlienClient }) => {
            window.heard = [];
@@ -52,15 +49,15 @@ async fn a_page_stays_in_its_channel_while_its_network_comes_and_goes() {
     )
     .await;
     heard(&page, 1).await;
-    change(&sin, "43", "another's").await;
-    change(&sin, "42", "live").await;
+    change(lax, "43", "another's").await;
+    change(lax, "42", "live").await;
     heard(&page, 2).await;
     page.set_offline(true).await;
     until("loss", async || (page.run("return client.state").await == "offline").then_some(())).await;
-    change(&sin, "42", "away").await;
+    change(sin, "42", "away").await;
     page.set_offline(false).await;
     heard(&page, 3).await;
-    change(&ams, "42", "back").await;
+    change(ams, "42", "back").await;
     assert_eq!(heard(&page, 4).await, json!(["before", "live", "away", "back"]));
     assert_eq!(page.console_errors().await, Vec::<String>::new());
     page.close().await;

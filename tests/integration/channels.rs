@@ -1,8 +1,6 @@
 //! Channels: who joins one hears it on any VM, whoever was away gets what was there, and nobody else
 //! hears a word.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 
 use crate::support::client::Client;
@@ -99,9 +97,9 @@ async fn what_may_not_be_joined_is_told() {
     let vm = Vm::alone(&[("MAX_CHANNELS", "2")]).await;
     let mut client = Client::connect(vm.port, "/ws?channels=a,b%20c,user:ann,a,b,c").await;
     assert_eq!(client.connected["channels"], json!(["a", "b"]), "two are the most");
-    let codes = [client.expect("error").await, client.expect("error").await, client.expect("error").await];
-    let codes: Vec<_> = codes.iter().map(|error| error["code"].as_str().unwrap()).collect();
-    assert_eq!(codes, ["invalid_field", "forbidden", "forbidden"]);
+    let errors = client.settle().await;
+    let codes: Vec<_> = errors.iter().filter_map(|error| error["code"].as_str()).collect();
+    assert_eq!(codes, ["invalid_field", "forbidden"], "and no more errors than channels");
     for (message, code) in [
         (json!({"type": "subscribe", "channel": "c", "id": "1"}), "forbidden"),
         (json!({"type": "subscribe", "channel": "user:ann", "id": "1"}), "forbidden"),
@@ -118,58 +116,4 @@ async fn what_may_not_be_joined_is_told() {
     // A place that is given back can be taken.
     client.send(json!({"type": "unsubscribe", "channel": "a"})).await;
     subscribe(&mut client, "c").await;
-}
-
-#[tokio::test]
-async fn a_thousand_messages_arrive_exactly_where_they_should() {
-    const SOCKETS: usize = 50;
-    const CHANNELS: usize = 10;
-    const MESSAGES: usize = 1_000;
-    let seed = uuid::Uuid::new_v4().as_u64_pair().0;
-    println!("seed {seed}");
-    let mut rng = fastrand::Rng::with_seed(seed);
-    let emulator = Emulator::start().await;
-    let rates = [("MESSAGE_BURST", "10000")];
-    let host = emulator.host();
-    let mut vms = Vec::new();
-    for region in ["ams", "sin", "lax"] {
-        vms.push(Vm::spawn_on(&host, region, &rates).await);
-    }
-    for vm in &vms {
-        vm.ready().await;
-    }
-    let mut sockets = Vec::new();
-    let mut joined = Vec::new();
-    for _ in 0..SOCKETS {
-        let channels: Vec<_> =
-            (0..CHANNELS).filter(|_| rng.bool()).map(|channel| format!("c{channel}")).collect();
-        let path = format!("/ws?channels={}", channels.join(","));
-        sockets.push(Client::connect(rng.choice(&vms).unwrap().port, &path).await);
-        joined.push(channels);
-    }
-    // The model: a broadcast is heard by every member of its channel but its sender.
-    let mut expected: Vec<BTreeMap<String, usize>> = vec![BTreeMap::new(); SOCKETS];
-    for number in 0..MESSAGES {
-        let (sender, channel) = (rng.usize(..SOCKETS), format!("c{}", rng.usize(..CHANNELS)));
-        let id = format!("{number:04}");
-        let message = json!({"type": "broadcast", "channel": channel, "data": number, "id": id});
-        sockets[sender].send(message).await;
-        for socket in (0..SOCKETS).filter(|socket| *socket != sender && joined[*socket].contains(&channel)) {
-            expected[socket].insert(id.clone(), 1);
-        }
-    }
-    for (socket, expected) in sockets.iter_mut().zip(&expected) {
-        let mut heard = BTreeMap::new();
-        while heard.len() < expected.len() {
-            let message = socket.next().await;
-            if message["type"] == "broadcast" {
-                *heard.entry(message["id"].as_str().unwrap().to_owned()).or_default() += 1;
-            }
-        }
-        assert_eq!(&heard, expected);
-    }
-    for socket in &mut sockets {
-        let more = socket.settle().await;
-        assert!(more.iter().all(|message| message["type"] != "broadcast"), "{more:?}");
-    }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::client::{Raw, next, open};
+use crate::support::client::{Raw, next};
 use crate::support::until;
 use crate::support::vm::Vm;
 
@@ -108,58 +108,6 @@ async fn a_bad_cursor_is_an_error_and_a_full_refresh() {
 }
 
 #[tokio::test]
-async fn bad_messages_are_answered_and_the_socket_goes_on() {
-    let vm = Vm::alone(&[]).await;
-    let mut client = vm.connect().await;
-    let long = |length| "x".repeat(length);
-    for (text, code, id) in [
-        ("not JSON", "invalid_json", Value::Null),
-        ("", "invalid_json", Value::Null),
-        ("[]", "invalid_field", Value::Null),
-        ("\"alert\"", "invalid_field", Value::Null),
-        ("{}", "invalid_field", Value::Null),
-        (r#"{"type":"dance","id":"7"}"#, "unknown_type", json!("7")),
-        (r#"{"type":"alert","id":""}"#, "invalid_field", Value::Null),
-        (&format!(r#"{{"type":"alert","id":"{}"}}"#, long(65)), "invalid_field", Value::Null),
-        (r#"{"type":"alert","id":"8","data":{"lat":91,"lon":0}}"#, "invalid_field", json!("8")),
-        (r#"{"type":"alert","data":{"lat":0,"lon":181}}"#, "invalid_field", Value::Null),
-        (&format!(r#"{{"type":"alert","data":{{"place":"{}"}}}}"#, long(121)), "invalid_field", Value::Null),
-        (&format!(r#"{{"type":"alert","data":{{"note":"{}"}}}}"#, long(501)), "invalid_field", Value::Null),
-    ] {
-        client.send_text(text).await;
-        let error = client.next().await;
-        assert_eq!((&error["type"], &error["code"]), (&json!("error"), &json!(code)), "{text}: {error}");
-        assert_eq!(error["id"], id, "{text}");
-        assert!(!error["message"].as_str().unwrap().is_empty());
-    }
-    client.alert(json!({})).await;
-}
-
-/// Does something bad on a raw socket; checks the close code, and that others are unharmed.
-async fn assert_closed_with(vm: &Vm, code: u16, first: u8, payload: &[u8]) {
-    let mut raw = Raw::connect(vm.port).await;
-    raw.frame(first, payload).await;
-    assert_eq!(raw.closed().await, Some(code), "{first:#x} with {} bytes", payload.len());
-    vm.connect().await.alert(json!({})).await;
-}
-
-#[tokio::test]
-async fn bad_frames_close_their_own_socket_with_the_right_code() {
-    let vm = Vm::alone(&[]).await;
-    assert_closed_with(&vm, 1009, 0x81, &[b'x'; 17 << 10]).await;
-    assert_closed_with(&vm, 1009, 0x81, &[b'x'; (16 << 10) + 1]).await;
-    assert_closed_with(&vm, 1003, 0x82, b"binary").await;
-    assert_closed_with(&vm, 1007, 0x81, b"\xff\xfe").await;
-    assert_closed_with(&vm, 1002, 0xf1, b"reserved bits").await;
-    assert_closed_with(&vm, 1002, 0x83, b"reserved opcode").await;
-
-    let mut unmasked = Raw::connect(vm.port).await;
-    tokio::io::AsyncWriteExt::write_all(&mut unmasked.0, b"\x81\x02{}").await.unwrap();
-    assert_eq!(unmasked.closed().await, Some(1002));
-    vm.connect().await.alert(json!({})).await;
-}
-
-#[tokio::test]
 async fn the_largest_message_is_taken() {
     let vm = Vm::alone(&[]).await;
     let (mut a, mut b) = (vm.connect().await, vm.connect().await);
@@ -226,20 +174,6 @@ async fn what_is_sent_with_the_handshake_is_heard() {
     let frame = b"\x81\x90\0\0\0\0{\"type\":\"alert\"}";
     stream.write_all(&[&request[..], frame].concat()).await.unwrap();
     witness.expect("alert").await;
-}
-
-#[tokio::test]
-async fn before_its_beacon_came_round_a_vm_takes_no_socket() {
-    // Nothing listens there.
-    let vm = Vm::spawn_on("127.0.0.1:9", "ams", &[]).await;
-    let refused = open(vm.port, "/ws").await.unwrap_err();
-    let tokio_tungstenite::tungstenite::Error::Http(answer) = refused else { panic!("{refused}") };
-    assert_eq!(answer.status(), 503);
-    assert!(answer.headers().contains_key("retry-after"));
-    let health = crate::support::http::get(vm.port, "/health").await;
-    assert_eq!(health.status, 503);
-    assert!(health.text().starts_with("starting"), "{}", health.text());
-    assert_eq!(crate::support::http::get(vm.port, "/").await.status, 200);
 }
 
 #[tokio::test]

@@ -8,6 +8,9 @@ use tokio::net::TcpStream;
 use super::vm::Vm;
 use super::within;
 
+/// The key by which the tests ask as an app's backend does.
+pub const API_KEY: &str = "a-key-for-the-backend";
+
 pub struct Answer {
     pub status: u16,
     pub headers: hyper::HeaderMap,
@@ -26,6 +29,15 @@ impl Answer {
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
     }
+
+    /// It is a refusal, and says why.
+    #[track_caller]
+    pub fn assert_refused(&self, status: u16, code: &str) {
+        assert_eq!(self.status, status, "{}", self.text());
+        let error = &self.json()["error"];
+        assert_eq!(error["code"], code, "{error}");
+        assert!(!error["message"].as_str().unwrap().is_empty());
+    }
 }
 
 pub async fn get(port: u16, path: &str) -> Answer {
@@ -34,6 +46,14 @@ pub async fn get(port: u16, path: &str) -> Answer {
 
 pub async fn get_with(port: u16, path: &str, headers: &[(&str, &str)]) -> Answer {
     request(port, "GET", path, headers, "").await.unwrap()
+}
+
+/// Asks as the backend does, unless `headers` bring a key of their own.
+pub async fn ask(port: u16, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
+    let bearer = format!("Bearer {API_KEY}");
+    let own = [("authorization", bearer.as_str())];
+    let own = if headers.iter().any(|(name, _)| *name == "authorization") { &[] } else { &own[..] };
+    request(port, method, path, &[headers, own].concat(), body).await.unwrap()
 }
 
 /// What asks for a WebSocket.
@@ -46,8 +66,7 @@ pub const HANDSHAKE: [(&str, &str); 4] = [
 
 /// Asks for a WebSocket, and leaves it at the answer.
 pub async fn knock(vm: &Vm, path: &str, more: &[(&str, &str)]) -> Answer {
-    let headers: Vec<_> = HANDSHAKE.iter().chain(more).copied().collect();
-    get_with(vm.port, path, &headers).await
+    get_with(vm.port, path, &[&HANDSHAKE, more].concat()).await
 }
 
 pub async fn try_get(port: u16, path: &str) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {

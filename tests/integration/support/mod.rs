@@ -3,11 +3,13 @@
 pub mod backend;
 pub mod browser;
 pub mod client;
+pub mod document;
 pub mod emulator;
 pub mod gate;
 pub mod http;
 pub mod listener;
 pub mod proxy;
+pub mod token;
 pub mod vm;
 
 use std::future::Future;
