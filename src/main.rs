@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use alien_alert::config::{BusConfig, Config, ConfigError, VARIABLES};
 use alien_alert::signals::Signals;
 use alien_alert::{logs, vm};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tracing::{info, warn};
 
 // Sockets come and go by the thousand; this one gives memory back and packs small things well.
@@ -67,8 +67,7 @@ async fn live(config: Config, wanted: usize) -> Result<ExitCode, ExitCode> {
     let signals =
         Signals::catch().map_err(|error| fail(UNAVAILABLE, &format!("signals can't be caught: {error}")))?;
     let address = SocketAddr::new(config.host, config.port);
-    let listener =
-        TcpListener::bind(address).await.map_err(|error| fail(UNAVAILABLE, &unbound(&config, &error)))?;
+    let listener = listen(address).map_err(|error| fail(UNAVAILABLE, &unbound(&config, &error)))?;
     let address = listener.local_addr().unwrap_or(address);
     let bus = vm::bus(&config).await.map_err(|error: ConfigError| fail(CONFIG, &error.to_string()))?;
     info!(
@@ -87,6 +86,16 @@ async fn live(config: Config, wanted: usize) -> Result<ExitCode, ExitCode> {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(vm::Broken) => Err(fail(SOFTWARE, "a task has ended that must not; the log says more")),
     }
+}
+
+/// Listens with room for all who come back at once after a deployment; the system may allow less.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    const WAITING: u32 = 1 << 16;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A VM that starts again must not wait for its old connections' end.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(WAITING)
 }
 
 /// Why it can't listen, by the variable that is at fault.
