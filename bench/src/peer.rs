@@ -12,12 +12,13 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::load::Dialect;
 
-/// The core of the server; the load has the next one.
-pub const SERVER_CORE: usize = 0;
+/// The cores of the server, as taskset counts them, and the core of the load.
+pub const SERVER_CORE: &str = "0";
+pub const LOAD_CORE: usize = 1;
 
 const START_TIME: Duration = Duration::from_secs(20);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Peer {
     AlienAlert,
     Floor,
@@ -76,11 +77,11 @@ impl Peer {
         }
     }
 
-    /// Starts it on its core; it listens when this returns.
-    pub fn start(self) -> Result<Server> {
+    /// Starts it on `cores`; it listens when this returns.
+    pub fn start(self, cores: &str) -> Result<Server> {
         let (words, address) = self.command()?;
         let mut command = Command::new("taskset");
-        command.args(["-c", &SERVER_CORE.to_string()]).args(words);
+        command.args(["-c", cores]).args(words);
         command.env_clear().envs(env::var_os("PATH").map(|path| ("PATH", path)));
         command.current_dir(env::temp_dir());
         if self == Self::AlienAlert {

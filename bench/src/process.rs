@@ -17,6 +17,18 @@ pub fn cpu(pid: u32) -> Result<Duration> {
     Ok(Duration::from_nanos(sum))
 }
 
+/// Whether any thread runs, or would if it had a core.
+pub fn runs(pid: u32) -> Result<bool> {
+    for task in fs::read_dir(format!("/proc/{pid}/task")).context("the server has ended")? {
+        let Ok(text) = fs::read_to_string(task?.path().join("stat")) else { continue };
+        // The name before it may hold anything, a closing parenthesis too.
+        if text.rsplit(") ").next().is_some_and(|rest| rest.starts_with('R')) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// The process's own share of memory, in bytes.
 pub fn pss(pid: u32) -> Result<u64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).context("the server has ended")?;

@@ -81,6 +81,18 @@ impl Load {
         self.sockets[socket].write(bytes)
     }
 
+    /// From here on nobody reads what comes to this socket.
+    pub fn stop_reading(&mut self, socket: usize) -> Result<()> {
+        let socket = &mut self.sockets[socket];
+        socket.deaf = true;
+        Ok(self.poll.registry().deregister(&mut socket.stream)?)
+    }
+
+    /// Whether what comes to it is read.
+    pub fn reads(&self, socket: usize) -> bool {
+        !self.sockets[socket].deaf
+    }
+
     pub fn dialect(&self) -> Dialect {
         self.dialect
     }

@@ -13,6 +13,7 @@ use super::{Dialect, Word};
 
 pub struct Socket {
     pub stream: TcpStream,
+    pub deaf: bool,
     state: State,
     /// The beginning of an answer or frame whose end is still to come.
     begun: Vec<u8>,
@@ -27,7 +28,8 @@ enum State {
 
 impl Socket {
     pub fn connect(address: SocketAddr) -> Result<Self> {
-        Ok(Self { stream: TcpStream::connect(address)?, state: State::Connecting, begun: Vec::new() })
+        let stream = TcpStream::connect(address)?;
+        Ok(Self { stream, deaf: false, state: State::Connecting, begun: Vec::new() })
     }
 
     /// Writes all of `bytes`; they are few, so that a server that does not take them does not read.
