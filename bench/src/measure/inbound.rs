@@ -10,7 +10,10 @@ use crate::process;
 /// Messages of one socket, a second.
 const RATE: usize = 10;
 
-/// Lets each socket send ten pings a second, evenly spread, which the server's program answers;
+/// Some come together, as on a server that has much to do: so many times a second.
+const TICKS: f64 = 100.0;
+
+/// Lets each socket send ten pings a second, which the server's program answers;
 /// returns its processor time for each, in µs.
 pub fn measure(load: &mut Load, pid: u32, time: Duration) -> Result<f64> {
     let ping = load.dialect().ping();
@@ -21,7 +24,8 @@ pub fn measure(load: &mut Load, pid: u32, time: Duration) -> Result<f64> {
     let mut sent = 0;
     let mut answered = 0;
     while answered < messages {
-        let due = (started.elapsed().as_secs_f64() * per_second as f64) as usize;
+        let ticks = (started.elapsed().as_secs_f64() * TICKS).floor();
+        let due = (ticks / TICKS * per_second as f64) as usize;
         while sent < due.min(messages) {
             load.send(sent % load.len(), &ping)?;
             sent += 1;
