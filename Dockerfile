@@ -6,6 +6,8 @@ WORKDIR /app
 # The dependencies in a layer of their own: it is built again only when they change. Cargo wants to
 # see targets, so it gets empty ones.
 COPY Cargo.toml Cargo.lock ./
+# A member of the workspace, so Cargo reads it; it is not built.
+COPY bench/Cargo.toml bench/
 RUN mkdir src static \
  && echo 'fn main() {}' | tee src/main.rs build.rs \
  && touch src/lib.rs \

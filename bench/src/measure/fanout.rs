@@ -1,0 +1,98 @@
+//! One event to many sockets: what the server spends on each delivery, and when the last one has it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use hdrhistogram::Histogram;
+
+use crate::figures;
+use crate::load::{Load, Word};
+use crate::process;
+
+/// A round whose events have not all come by then has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A slice has so many deliveries at least: some 50 ms of processor time.
+const SLICE: usize = 16_000;
+
+/// What one run of rounds has shown.
+pub struct Fanout {
+    /// Processor time of the server for each delivery, in µs: the median of many slices of the run, so
+    /// that what else the machine does now and then does not show.
+    pub cpu: f64,
+    /// From the publish to the last socket's having an event, in ns.
+    pub last: Histogram<u64>,
+    /// The same to any socket.
+    pub any: Histogram<u64>,
+    /// Of the rounds, how many the unluckiest socket spent in the last tenth: a tenth is fair, 1 is
+    /// always the same ones.
+    pub always_last: f64,
+    /// The mean event, frame not counted.
+    pub bytes: f64,
+}
+
+/// Publishes `window` events at once through one socket and waits until every socket has heard all of
+/// them, `rounds` times.
+pub fn measure(load: &mut Load, pid: u32, window: usize, rounds: usize) -> Result<Fanout> {
+    let sockets = (0..load.len()).filter(|&socket| load.reads(socket)).count();
+    let mut heard = vec![0; load.len()];
+    let mut order = vec![0; window];
+    let mut late = vec![0u32; load.len()];
+    let mut last = Histogram::new_with_bounds(1_000, PATIENCE.as_nanos() as u64, 3)?;
+    let mut any = last.clone();
+    let mut bytes = 0;
+    let mut slices = Vec::new();
+    let mut slice = 0;
+    let mut before = process::cpu(pid)?;
+    for _ in 0..rounds {
+        let alerts = load.dialect().alerts(window);
+        heard.fill(0);
+        order.fill(0);
+        let mut missing = sockets * window;
+        let published = Instant::now();
+        load.send(0, &alerts)?;
+        while missing > 0 {
+            load.turn(Some(Duration::ZERO), |message| {
+                if message.word != Word::Alert {
+                    return;
+                }
+                let event = heard[message.socket];
+                heard[message.socket] += 1;
+                missing = missing.saturating_sub(1);
+                bytes += message.text.len();
+                let Some(position) = order.get_mut(event) else { return };
+                *position += 1;
+                let took = (message.at - published).as_nanos() as u64;
+                any.saturating_record(took);
+                if *position == sockets {
+                    last.saturating_record(took);
+                }
+                if *position > sockets - sockets / 10 {
+                    late[message.socket] += 1;
+                }
+            })?;
+            if published.elapsed() > PATIENCE {
+                bail!("{missing} of {} deliveries did not come", sockets * window);
+            }
+        }
+        if let Some(wrong) = (0..load.len()).find(|&socket| load.reads(socket) && heard[socket] != window) {
+            bail!("socket {wrong} has heard {} of {window} events", heard[wrong]);
+        }
+        slice += sockets * window;
+        if slice >= SLICE {
+            // The server may still be at what comes after the last write.
+            load.settle(Duration::from_millis(4))?;
+            let now = process::cpu(pid)?;
+            slices.push((now - before).as_nanos() as f64 / 1e3 / slice as f64);
+            (before, slice) = (now, 0);
+        }
+    }
+    let events = (window * rounds) as u32;
+    Ok(Fanout {
+        cpu: figures::summary(&slices).map_or(0.0, |slices| slices.median),
+        last,
+        any,
+        always_last: f64::from(late.into_iter().max().unwrap_or_default()) / f64::from(events),
+        bytes: bytes as f64 / (sockets as f64 * f64::from(events)),
+    })
+}
