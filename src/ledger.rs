@@ -5,6 +5,7 @@
 //! by winding the subscription back; one that can't be filled is remembered as a gap for as long as
 //! the window reaches, and told to everybody whom it may concern.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::time::Duration;
@@ -53,6 +54,8 @@ pub struct Ledger {
     size: usize,
     /// Something published before this may have been missed unnoticed, in µs.
     reaches: i64,
+    /// [`Ledger::awaited_since`], which is asked for each event, as long as nothing changes it.
+    awaited: Cell<Option<Option<i64>>>,
     /// Where the next list of ended processes begins.
     turn: usize,
     /// This VM's own part of [`SPREAD`].
@@ -110,7 +113,15 @@ impl Ledger {
     /// A ledger of what was published since `edge` (µs).
     pub fn new(edge: i64) -> Self {
         let slack = clock::random_part(SPREAD);
-        Self { edge, runs: HashMap::new(), size: 0, reaches: edge, turn: 0, slack }
+        Self {
+            edge,
+            runs: HashMap::new(),
+            size: 0,
+            reaches: edge,
+            awaited: Cell::default(),
+            turn: 0,
+            slack,
+        }
     }
 
     /// Notes an event that was published at `at` (µs); false when it was heard before.
@@ -164,12 +175,16 @@ impl Ledger {
             runs.len() - 1
         });
         let run = &mut runs[index];
+        let had_holes = !run.holes.is_empty();
         let size_before = run.size(instance);
         if run.raise(first, first_at) {
             self.reaches = self.reaches.max(first_at);
         }
         let changed = change(run);
         run.at = run.at.max(at);
+        if had_holes || !run.holes.is_empty() {
+            self.awaited.take();
+        }
         // Of lists, many stay empty for ever, and few stay long.
         if run.holes.capacity() > 2 * run.holes.len() {
             run.holes.shrink_to_fit();
@@ -185,6 +200,7 @@ impl Ledger {
     pub fn overdue(&mut self) -> Overdue {
         let mut overdue = Overdue::default();
         let slack = self.slack;
+        self.awaited.take();
         for hole in self.awaited_mut() {
             let patience = if hole.state == State::Sought { LONG_PATIENCE } else { PATIENCE };
             if hole.since.elapsed() < patience + slack {
@@ -237,7 +253,11 @@ impl Ledger {
 
     /// Everything published before this (µs) was heard or is lost for good. None: nothing is awaited.
     pub fn awaited_since(&self) -> Option<i64> {
-        self.holes().filter(|hole| hole.is_awaited()).map(|hole| hole.published.0).min()
+        let known = self.awaited.get().unwrap_or_else(|| {
+            self.holes().filter(|hole| hole.is_awaited()).map(|hole| hole.published.0).min()
+        });
+        self.awaited.set(Some(known));
+        known
     }
 
     /// Something published before this (µs) may have been missed unnoticed.
@@ -269,6 +289,7 @@ impl Ledger {
     /// Forgets processes that were last heard of before `oldest` (µs), and awaits nothing of before.
     pub fn forget(&mut self, oldest: i64) {
         self.edge = self.edge.max(oldest);
+        self.awaited.take();
         let Self { runs, size, reaches, .. } = self;
         *size = 0;
         runs.retain(|instance, runs| {
