@@ -217,7 +217,8 @@ impl World {
                 format!("vm {vm} leaves")
             }
             84..94 => {
-                let link = *self.rng.choice(&[Link::Up, Link::Up, Link::Cut, Link::Hung]).unwrap();
+                let link =
+                    *self.rng.choice(&[Link::Up, Link::Up, Link::Cut, Link::Hung, Link::Mute]).unwrap();
                 let Some(vm_there) = &self.vms[vm] else { return };
                 vm_there.bus.set_link(link);
                 format!("vm {vm}'s link is {link:?}")

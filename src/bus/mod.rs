@@ -119,6 +119,17 @@ impl Bus {
         }
     }
 
+    /// Publishes over a new connection from now on, where there are connections.
+    ///
+    /// # Errors
+    /// There is something wrong with the credentials, which may pass.
+    pub async fn reconnect(&self) -> Result<(), BusError> {
+        match self {
+            Self::PubSub(bus) => bus.reconnect().await,
+            _ => Ok(()),
+        }
+    }
+
     /// Lets this member, while it stays one, hear again what was published since `since` (µs).
     ///
     /// # Errors
@@ -188,11 +199,11 @@ impl Bus {
 }
 
 impl Inbox {
-    /// Whether what was asked for of before the join will come.
-    pub fn reaches_back(&self) -> bool {
+    /// Why what was asked for of before the join will not come, if it will not.
+    pub fn not_sought(&self) -> Option<&BusError> {
         match self {
-            Self::PubSub(inbox) => inbox.reaches_back,
-            _ => true,
+            Self::PubSub(inbox) => inbox.not_sought.as_ref(),
+            _ => None,
         }
     }
 

@@ -53,6 +53,8 @@ pub enum Link {
     Cut,
     /// No call is ever answered.
     Hung,
+    /// All is well, but what is published is refused.
+    Mute,
 }
 
 /// One process's access.
@@ -135,7 +137,7 @@ impl Member {
     async fn reach(&self) -> Result<(), BusError> {
         sleep(Duration::from_millis(10)).await;
         match self.link() {
-            Link::Up => Ok(()),
+            Link::Up | Link::Mute => Ok(()),
             Link::Cut => Err(BusError("the connection is cut".into())),
             Link::Hung => std::future::pending().await,
         }
@@ -204,7 +206,7 @@ impl Inbox {
             match self.member.link() {
                 Link::Cut => return Err(BusError("the stream is cut".into())),
                 Link::Hung => {}
-                Link::Up => match self.take() {
+                Link::Up | Link::Mute => match self.take() {
                     Err(next) => due = next.unwrap_or(due),
                     Ok(delivery) => return Ok(delivery),
                 },
