@@ -111,8 +111,8 @@ struct Path {
     awaited: Option<Awaited>,
     round_trip: Option<Duration>,
     joined: Joined,
-    /// When the way was lost that was there, or never was.
-    lost: Option<Instant>,
+    /// The way was lost that was there, or never was.
+    lost: Option<Lost>,
     /// What the topic last said to a beacon that it did not take.
     trouble: Arc<Mutex<Option<String>>>,
     backoff: Backoff,
@@ -135,6 +135,12 @@ enum Broken {
     Incomplete,
 }
 
+/// When the way was lost, and up to where (µs) all was heard by it.
+struct Lost {
+    at: Instant,
+    heard: Option<i64>,
+}
+
 /// What beacons that do not come round tell.
 enum Overdue {
     /// Nothing comes by this join any more.
@@ -154,14 +160,14 @@ struct Joined {
     proven: bool,
     /// Somebody asks for a beacon.
     asked: bool,
-    /// Why what was before it will not come, if it will not.
+    /// Why nothing of before comes, if it does not.
     not_sought: Option<BusError>,
 }
 
 impl Joined {
     fn new(not_sought: Option<BusError>) -> Self {
-        let now = Instant::now();
-        Self { since: now, at: clock::now_micros(), backlog: now, proven: false, asked: false, not_sought }
+        let (now, at) = (Instant::now(), clock::now_micros());
+        Self { since: now, at, backlog: now, proven: false, asked: false, not_sought }
     }
 }
 
@@ -172,6 +178,14 @@ impl Path {
         self.awaited = None;
         self.joined = Joined::new(inbox.not_sought().cloned());
         self.relay.rejoined();
+        // Cut off for longer than the window: told before anything newer is heard.
+        let begins = self.relay.window_begins();
+        if let Some(heard) = self.lost.as_mut().and_then(|lost| lost.heard.as_mut())
+            && *heard < begins
+        {
+            self.relay.miss(Some(*heard), begins);
+            *heard = begins;
+        }
         let mut heard = Instant::now();
         let mut tick = ticks(QUICK_TICK);
         loop {
@@ -264,7 +278,7 @@ impl Path {
         if self.lost.is_some() {
             return debug!(reason = why, "still no way through the topic");
         }
-        self.lost = Some(Instant::now());
+        self.lost = Some(Lost { at: Instant::now(), heard: self.relay.heard_until() });
         warn!(reason = why, "no way through the topic; trying again until there is");
     }
 
@@ -367,14 +381,14 @@ impl Path {
         *tick = ticks(TICK);
         // Not before: a join that fails is followed by one that may bring it.
         if let Some(error) = self.joined.not_sought.take() {
-            self.relay.miss(self.joined.at);
+            self.relay.miss(self.lost.as_ref().and_then(|lost| lost.heard), self.joined.at);
             warn!(%error, "what was published before this VM joined may be missing on it");
         }
         if self.relay.health.ready() {
             let history = self.relay.history_len();
             let round_trip = self.round_trip;
             match self.lost.take() {
-                Some(lost) => info!(?round_trip, down = ?lost.elapsed(), history, whole, "ready again"),
+                Some(lost) => info!(?round_trip, down = ?lost.at.elapsed(), history, whole, "ready again"),
                 None => info!(?round_trip, after = ?self.begun.elapsed(), history, whole, "ready"),
             }
         }

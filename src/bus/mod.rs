@@ -101,7 +101,7 @@ impl Bus {
             Self::Memory(bus) => bus.tag(),
             Self::PubSub(bus) => bus.tag(),
             #[cfg(test)]
-            Self::Stormy(_) => 7,
+            Self::Stormy(_) => stormy::TAG,
         }
     }
 

@@ -12,6 +12,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::{BusError, Delivery, Join, Message};
 use crate::clock;
 
+/// What cursors of this topic begin with.
+pub const TAG: u32 = 7;
+
 /// One topic, shared by all members.
 #[derive(Clone)]
 pub struct Topic(Arc<Shared>);
@@ -79,6 +82,11 @@ impl Topic {
 
     pub fn member(&self, name: &str) -> Member {
         Member { topic: self.clone(), name: name.into(), link: Arc::new(Mutex::new(Link::Up)) }
+    }
+
+    /// All that was published, and when (µs).
+    pub fn log(&self) -> Vec<(Message, i64)> {
+        self.state().log.clone()
     }
 
     pub fn set_weather(&self, weather: Weather) {
