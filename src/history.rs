@@ -16,6 +16,7 @@ use bytes::Bytes;
 use crate::channel::Channel;
 use crate::clock::{self, micros};
 use crate::config::HistoryLimits;
+use crate::cursor::OVERLAP;
 
 /// Events of one page.
 const PAGE: usize = 64;
@@ -107,7 +108,8 @@ impl History {
 
     /// Notes an event's id; false when it was noted before, which makes it a duplicate.
     pub fn first_sight(&mut self, id: &str) -> bool {
-        self.seen.insert(id, clock::now_micros() - micros(self.limits.age))
+        // A repetition within the window may itself come a window late, after an outage.
+        self.seen.insert(id, clock::now_micros() - 2 * micros(self.limits.age + OVERLAP))
     }
 
     /// Keeps an event that was published at `at`, as it is told to sockets.
@@ -349,7 +351,6 @@ mod tests {
     }
 
     const SECOND: i64 = 1_000_000;
-    const OVERLAP: Duration = Duration::from_secs(60);
 
     #[test]
     fn late_arrivals_take_their_place() {

@@ -113,15 +113,7 @@ impl Ledger {
     /// A ledger of what was published since `edge` (µs).
     pub fn new(edge: i64) -> Self {
         let slack = clock::random_part(SPREAD);
-        Self {
-            edge,
-            runs: HashMap::new(),
-            size: 0,
-            reaches: edge,
-            awaited: Cell::default(),
-            turn: 0,
-            slack,
-        }
+        Self { edge, runs: HashMap::new(), size: 0, reaches: edge, awaited: Cell::default(), turn: 0, slack }
     }
 
     /// Notes an event that was published at `at` (µs); false when it was heard before.

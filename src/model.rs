@@ -1,11 +1,13 @@
 //! The model test: whatever happens to VMs, connections and deliveries, every client that ends
-//! connected has every acknowledged event exactly once.
+//! connected has every acknowledged event exactly once. Where the window is narrow, so that events and
+//! processes are forgotten, it has every one but those that it was told are missing. And who is told that
+//! its catch-up is complete has all there was.
 //!
 //! Real relays, paths and leavings on a [`stormy`] topic, under virtual time; clients that do what
 //! `static/client.js` does. A schedule follows from its seed, which a failure names: repeat it by
 //! `MODEL_SEED=<seed> cargo nextest run model`, or run others by `MODEL_SEED` and `MODEL_SCHEDULES`.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +20,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::Visitor;
 use crate::bus::Bus;
-use crate::bus::stormy::{Link, Member as BusMember, Topic, Weather};
+use crate::bus::stormy::{Link, Member as BusMember, TAG, Topic, Weather};
+use crate::clock::{self, micros};
 use crate::config::Config;
+use crate::cursor::{Cursor, OVERLAP};
+use crate::event::Told;
 use crate::health::Phase;
 use crate::relay::{Member, Relay};
 use crate::shard::Command;
@@ -34,6 +39,12 @@ const CLIENTS: usize = 6;
 /// have to be sought, and found late once more.
 const CALM: Duration = Duration::from_secs(300);
 
+/// A setting of the VMs' window: more than a schedule takes, or less.
+type Window = (&'static str, &'static str);
+const WIDE: Window = ("HISTORY_SECONDS", "3600");
+const FEW: Window = ("HISTORY_EVENTS", "4");
+const SHORT: Window = ("HISTORY_SECONDS", "120");
+
 struct Vm {
     relay: Arc<Relay>,
     bus: BusMember,
@@ -45,9 +56,15 @@ struct Vm {
 struct Client {
     connection: Option<Connection>,
     cursor: Option<String>,
+    /// Its first cursor.
+    began: Option<String>,
     /// What it shows: each event that it has not seen before.
     shown: Vec<String>,
     seen: HashSet<String>,
+    /// Whether its last connection began with all that it had missed.
+    complete: bool,
+    /// Between what times (ms) it was told that something is missing.
+    told_missing: Vec<(i64, i64)>,
 }
 
 struct Connection {
@@ -60,16 +77,21 @@ struct Connection {
 struct World {
     rng: Rng,
     topic: Topic,
+    window: Window,
     vms: Vec<Option<Vm>>,
     clients: Vec<Client>,
     sent: Vec<(String, String)>,
     acked: BTreeSet<String>,
     told: Vec<String>,
+    /// Catch-ups that were told to be complete, and acknowledged events that were held against them.
+    complete: usize,
+    proven: usize,
 }
 
 impl Vm {
-    fn start(topic: &Topic, index: usize) -> Self {
-        let vars = [("FLY_ALLOC_ID".to_owned(), format!("vm-{index}"))];
+    fn start(topic: &Topic, index: usize, window: Window) -> Self {
+        let vars = [("FLY_ALLOC_ID", &*format!("vm-{index}")), window];
+        let vars = vars.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let config = Config::from_vars(vars).unwrap();
         let bus = topic.member(&format!("vm-{index}"));
         let relay = Arc::new(Relay::new(config, Bus::Stormy(bus.clone()), 1));
@@ -135,6 +157,11 @@ impl Client {
                         self.hear(event);
                     }
                     self.keep(&message["cursor"]);
+                    self.complete = message["complete"] == true;
+                    if !self.complete {
+                        let time = |name| message["missing"][name].as_i64();
+                        self.told_missing.push((time("from").unwrap_or(0), time("to").unwrap()));
+                    }
                 }
                 Some("alert") => self.hear(&message),
                 Some("ack") => acked.push(message["eventId"].as_str().unwrap().to_owned()),
@@ -161,7 +188,20 @@ impl Client {
         if self.cursor.as_deref().is_none_or(|known| known < cursor) {
             self.cursor = Some(cursor.to_owned());
         }
+        self.began.get_or_insert(cursor.to_owned());
     }
+
+    /// Whether it was not told that what was published then (µs, first and last) is missing, nor was it
+    /// before its time.
+    fn may_expect(&self, (first, last): (i64, i64)) -> bool {
+        let told = |(from, to): &(i64, i64)| *from <= last / 1000 && first / 1000 <= *to;
+        first >= self.began.as_deref().map_or(i64::MAX, at) && !self.told_missing.iter().any(told)
+    }
+}
+
+/// When (µs) a cursor is.
+fn at(cursor: &str) -> i64 {
+    Cursor::parse(cursor, TAG).unwrap().at
 }
 
 /// The messages in a server's frames, which are not masked.
@@ -180,12 +220,23 @@ fn messages(mut bytes: &[u8]) -> Vec<Value> {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, window: Window) -> Self {
         let topic = Topic::new(seed);
-        let vms = (0..VMS).map(|index| (index < 2).then(|| Vm::start(&topic, index))).collect();
+        let vms = (0..VMS).map(|index| (index < 2).then(|| Vm::start(&topic, index, window))).collect();
         let clients = (0..CLIENTS).map(|_| Client::default()).collect();
         let rng = Rng::with_seed(seed);
-        Self { rng, topic, vms, clients, sent: vec![], acked: BTreeSet::new(), told: vec![] }
+        Self {
+            rng,
+            topic,
+            window,
+            vms,
+            clients,
+            sent: vec![],
+            acked: BTreeSet::new(),
+            told: vec![],
+            complete: 0,
+            proven: 0,
+        }
     }
 
     async fn step(&mut self) {
@@ -202,7 +253,7 @@ impl World {
             72..78 => match self.vms[vm] {
                 Some(_) => return,
                 None => {
-                    self.vms[vm] = Some(Vm::start(&self.topic, vm));
+                    self.vms[vm] = Some(Vm::start(&self.topic, vm, self.window));
                     format!("vm {vm} starts")
                 }
             },
@@ -220,14 +271,17 @@ impl World {
                 format!("vm {vm} leaves")
             }
             84..94 => {
-                let link = *self.rng.choice(&[Link::Up, Link::Up, Link::Cut, Link::Hung]).unwrap();
+                let link =
+                    *self.rng.choice(&[Link::Up, Link::Up, Link::Cut, Link::Hung, Link::Mute]).unwrap();
                 let Some(vm_there) = &self.vms[vm] else { return };
                 vm_there.bus.set_link(link);
                 format!("vm {vm}'s link is {link:?}")
             }
             _ => {
+                // A narrow window proves only what is not later than it reaches.
+                let late = if self.window == WIDE { 30 } else { 1 };
                 let weather = Weather {
-                    late: self.rng.u8(..30),
+                    late: self.rng.u8(..late),
                     twice: self.rng.u8(..30),
                     unconfirmed: self.rng.u8(..30),
                 };
@@ -265,10 +319,41 @@ impl World {
         self.clients[client].connection = None;
         // What waits is of before this one came.
         self.pump();
+        let since = self.clients[client].cursor.clone();
         if let Some(there) = &self.vms[vm] {
             self.clients[client].connect(vm, there);
         }
+        let there = &self.clients[client];
+        if let Some(since) = since.filter(|_| there.connection.is_some() && there.complete) {
+            // What is newer may be under way. It is not lost: catch-up begins that much earlier next time.
+            let until = clock::now_micros() - micros(OVERLAP);
+            let proven = self.assert_complete(there, at(&since), until);
+            self.complete += 1;
+            self.proven += proven;
+        }
         format!("client {client} connects to vm {vm}")
+    }
+
+    /// A client that is told so has all that was acknowledged and published between these times (µs); how
+    /// many that are.
+    fn assert_complete(&self, client: &Client, since: i64, until: i64) -> usize {
+        let published = self.published();
+        let within = |id: &&String| published[*id].0 >= since && published[*id].1 <= until;
+        let acked: Vec<_> = self.acked.iter().filter(within).collect();
+        let missing: Vec<_> = acked.iter().filter(|id| !client.seen.contains(**id)).collect();
+        assert!(missing.is_empty(), "{missing:?} are missing of what is said to be complete");
+        acked.len()
+    }
+
+    /// When (µs) each event was published, first and last.
+    fn published(&self) -> HashMap<String, (i64, i64)> {
+        let mut published = HashMap::new();
+        for (message, at) in self.topic.log() {
+            if let Ok(Told::Event(event)) = Told::decode(&message.data) {
+                published.entry(event.id).or_insert((at, at)).1 = at;
+            }
+        }
+        published
     }
 
     /// What was not read of a VM's sockets when it ended is lost with it.
@@ -310,12 +395,29 @@ impl World {
             self.pump();
         }
         self.calm_down().await;
+        let published = self.published();
         for (index, client) in self.clients.iter().enumerate() {
             let shown: BTreeSet<_> = client.shown.iter().cloned().collect();
             assert_eq!(shown.len(), client.shown.len(), "client {index} shows an event twice");
-            let missing: Vec<_> = self.acked.difference(&shown).collect();
+            let mut missing: Vec<_> = self.acked.difference(&shown).collect();
+            if self.window != WIDE {
+                missing.retain(|id| client.may_expect(published[*id]));
+            }
             let vm = client.connection.as_ref().unwrap().vm;
             assert!(missing.is_empty(), "client {index} on vm {vm} misses {missing:?}");
+        }
+        for vm in self.vms.iter().flatten() {
+            // One that was away since the beginning.
+            let mut returned = Client { cursor: self.clients[0].began.clone(), ..Client::default() };
+            returned.connect(0, vm);
+            if returned.complete {
+                let since = at(self.clients[0].began.as_ref().unwrap());
+                self.proven += self.assert_complete(&returned, since, i64::MAX);
+                self.complete += 1;
+            }
+        }
+        if self.window != WIDE {
+            return;
         }
         // A visitor who comes now gets the same from any VM.
         for vm in self.vms.iter().flatten() {
@@ -334,7 +436,7 @@ impl World {
         for index in 0..VMS {
             match &self.vms[index] {
                 Some(vm) => vm.bus.set_link(Link::Up),
-                None => self.vms[index] = Some(Vm::start(&self.topic, index)),
+                None => self.vms[index] = Some(Vm::start(&self.topic, index, self.window)),
             }
         }
         self.told.push("calm".into());
@@ -360,28 +462,46 @@ impl World {
     }
 }
 
-fn run(seed: u64) -> usize {
+/// How many events were acknowledged, catch-ups complete, and events proven by them.
+fn run(seed: u64, window: Window) -> [usize; 3] {
     fastrand::seed(seed);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
-        let mut world = World::new(seed);
+        let mut world = World::new(seed, window);
         let ended = std::panic::AssertUnwindSafe(world.run()).catch_unwind().await;
         if let Err(panic) = ended {
             println!("MODEL_SEED={seed}: {:#?}", world.told);
             std::panic::resume_unwind(panic);
         }
-        world.acked.len()
+        [world.acked.len(), world.complete, world.proven]
     })
+}
+
+fn run_all(window: Window, schedules: u64) {
+    let variable = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let first = variable("MODEL_SEED");
+    let count = variable("MODEL_SCHEDULES").unwrap_or(if first.is_some() { 1 } else { schedules });
+    let first = first.unwrap_or(0);
+    let mut sums = [0; 3];
+    for seed in first..first + count {
+        for (sum, more) in sums.iter_mut().zip(run(seed, window)) {
+            *sum += more;
+        }
+    }
+    let [acked, complete, proven] = sums;
+    println!("{window:?}: {count} schedules, {acked} acknowledged events; {complete} catch-ups said to be");
+    println!("complete, which {proven} acknowledged events bear out");
+    assert!(acked > 0);
 }
 
 #[test]
 fn whatever_happens_every_client_ends_with_every_acknowledged_event_once() {
-    let variable = |name| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
-    let first = variable("MODEL_SEED");
-    let count = variable("MODEL_SCHEDULES").unwrap_or(if first.is_some() { 1 } else { SCHEDULES });
-    let first = first.unwrap_or(0);
-    let acked: usize = (first..first + count).map(run).sum();
-    println!("{count} schedules, {acked} acknowledged events");
-    assert!(acked > 0);
+    run_all(WIDE, SCHEDULES);
+}
+
+#[test]
+fn what_a_narrow_window_loses_is_told() {
+    run_all(FEW, SCHEDULES / 4);
+    run_all(SHORT, SCHEDULES / 4);
 }

@@ -14,7 +14,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeou
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::bus::{Inbox, Join, Message};
+use crate::bus::{BusError, Inbox, Join, Message};
 use crate::clock::{self, Backoff};
 use crate::event::{Beacon, Told};
 use crate::health::Phase;
@@ -58,7 +58,7 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
         last: None,
         awaited: None,
         round_trip: None,
-        joined: Joined::new(),
+        joined: Joined::new(None),
         begun: Instant::now(),
         lost: None,
         trouble: Arc::default(),
@@ -92,16 +92,9 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
             },
             Err(error) => error.to_string(),
         };
-        path.relay.health.unreachable(broken.clone());
-        let wait = path.backoff.wait();
-        if path.lost.is_none() {
-            path.lost = Some(Instant::now());
-            warn!(reason = broken, "no way through the topic; trying again until there is");
-        } else {
-            debug!(reason = broken, ?wait, "still no way through the topic");
-        }
+        path.lose(broken);
         select! {
-            () = sleep(wait) => {}
+            () = sleep(path.backoff.wait()) => {}
             () = stop.cancelled() => return,
         }
     }
@@ -118,8 +111,8 @@ struct Path {
     awaited: Option<Awaited>,
     round_trip: Option<Duration>,
     joined: Joined,
-    /// When the way was lost that was there, or never was.
-    lost: Option<Instant>,
+    /// The way was lost that was there, or never was.
+    lost: Option<Lost>,
     /// What the topic last said to a beacon that it did not take.
     trouble: Arc<Mutex<Option<String>>>,
     backoff: Backoff,
@@ -142,6 +135,20 @@ enum Broken {
     Incomplete,
 }
 
+/// When the way was lost, and up to where (µs) all was heard by it.
+struct Lost {
+    at: Instant,
+    heard: Option<i64>,
+}
+
+/// What beacons that do not come round tell.
+enum Overdue {
+    /// Nothing comes by this join any more.
+    Dead,
+    /// Others are heard, but the topic does not take what this VM publishes.
+    Refused,
+}
+
 /// How far the latest join has come.
 struct Joined {
     since: Instant,
@@ -153,12 +160,14 @@ struct Joined {
     proven: bool,
     /// Somebody asks for a beacon.
     asked: bool,
+    /// Why nothing of before comes, if it does not.
+    not_sought: Option<BusError>,
 }
 
 impl Joined {
-    fn new() -> Self {
-        let now = Instant::now();
-        Self { since: now, at: clock::now_micros(), backlog: now, proven: false, asked: false }
+    fn new(not_sought: Option<BusError>) -> Self {
+        let (now, at) = (Instant::now(), clock::now_micros());
+        Self { since: now, at, backlog: now, proven: false, asked: false, not_sought }
     }
 }
 
@@ -167,10 +176,15 @@ impl Path {
     async fn carry(&mut self, mut inbox: Inbox) -> Broken {
         self.last = None;
         self.awaited = None;
-        self.joined = Joined::new();
+        self.joined = Joined::new(inbox.not_sought().cloned());
         self.relay.rejoined();
-        if !inbox.reaches_back() {
-            self.relay.miss(self.joined.at);
+        // Cut off for longer than the window: told before anything newer is heard.
+        let begins = self.relay.window_begins();
+        if let Some(heard) = self.lost.as_mut().and_then(|lost| lost.heard.as_mut())
+            && *heard < begins
+        {
+            self.relay.miss(Some(*heard), begins);
+            *heard = begins;
         }
         let mut heard = Instant::now();
         let mut tick = ticks(QUICK_TICK);
@@ -183,8 +197,10 @@ impl Path {
                     // The tick first, or a backlog would keep it waiting.
                     biased;
                     _ = tick.tick() => {
-                        if let Some(why) = self.overdue(heard) {
-                            return Broken::Dead(why, Join::Afresh);
+                        match self.overdue(heard) {
+                            Some((Overdue::Dead, why)) => return Broken::Dead(why, Join::Afresh),
+                            Some((Overdue::Refused, why)) => self.speak_anew(why).await,
+                            None => {}
                         }
                         if self.tend(heard) == Some(Search::Anew) {
                             return Broken::Incomplete;
@@ -232,18 +248,40 @@ impl Path {
         Some(search)
     }
 
-    /// Whether the path is dead by its beacons, and in what words.
-    fn overdue(&self, heard: Instant) -> Option<String> {
+    /// What is wrong with the path by its beacons, and in what words.
+    fn overdue(&self, heard: Instant) -> Option<(Overdue, String)> {
         let Awaited { sent, .. } = self.awaited?;
         let silent = sent.elapsed().min(heard.elapsed()) > PATIENCE;
-        // Others may be heard while nothing of this VM gets through.
-        let refused = sent.elapsed() > PATIENCE && self.trouble().is_some();
         let stuck = sent.elapsed() > BACKLOG_PATIENCE && self.joined.backlog.elapsed() > PATIENCE;
-        let dead = silent || refused || stuck;
-        dead.then(|| {
-            let why = self.trouble().take().map_or(String::new(), |why| format!("; {why}"));
-            format!("the beacon sent {:.0?} ago has not come back{why}", sent.elapsed())
-        })
+        let refused = sent.elapsed() > PATIENCE && self.trouble().is_some();
+        let overdue = match (silent || stuck, refused) {
+            (true, _) => Overdue::Dead,
+            (false, true) => Overdue::Refused,
+            (false, false) => return None,
+        };
+        let why = self.trouble().take().map_or(String::new(), |why| format!("; {why}"));
+        Some((overdue, format!("the beacon sent {:.0?} ago has not come back{why}", sent.elapsed())))
+    }
+
+    /// Tries to publish over a new connection, and goes on hearing what others publish.
+    async fn speak_anew(&mut self, why: String) {
+        self.lose(why);
+        self.joined.proven = false;
+        // The next beacon is due at once, and has its own time.
+        (self.last, self.awaited) = (None, None);
+        if let Err(error) = self.relay.bus.reconnect().await {
+            debug!(%error, "no new connection to publish over");
+        }
+    }
+
+    /// There is no way through the topic: told once until there is again.
+    fn lose(&mut self, why: String) {
+        self.relay.health.unreachable(why.clone());
+        if self.lost.is_some() {
+            return debug!(reason = why, "still no way through the topic");
+        }
+        self.lost = Some(Lost { at: Instant::now(), heard: self.relay.heard_until() });
+        warn!(reason = why, "no way through the topic; trying again until there is");
     }
 
     fn trouble(&self) -> MutexGuard<'_, Option<String>> {
@@ -343,11 +381,16 @@ impl Path {
             return;
         }
         *tick = ticks(TICK);
+        // Not before: a join that fails is followed by one that may bring it.
+        if let Some(error) = self.joined.not_sought.take() {
+            self.relay.miss(self.lost.as_ref().and_then(|lost| lost.heard), self.joined.at);
+            warn!(%error, "what was published before this VM joined may be missing on it");
+        }
         if self.relay.health.ready() {
             let history = self.relay.history_len();
             let round_trip = self.round_trip;
             match self.lost.take() {
-                Some(lost) => info!(?round_trip, down = ?lost.elapsed(), history, whole, "ready again"),
+                Some(lost) => info!(?round_trip, down = ?lost.at.elapsed(), history, whole, "ready again"),
                 None => info!(?round_trip, after = ?self.begun.elapsed(), history, whole, "ready"),
             }
         }

@@ -33,7 +33,7 @@ const MAX_EVENTS: usize = 4_096;
 const MAX_BYTES: usize = 8 << 20;
 
 /// The window's beginning is known to one part in so many.
-const MARKS: u32 = 32;
+pub const MARKS: u32 = 32;
 
 /// Ranges of given-up numbers waiting to be told. An outage makes one; beyond that the oldest are
 /// left to the others' patience.

@@ -29,7 +29,7 @@ use crate::identity::Identity;
 use crate::ledger::{Ledger, Overdue};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
-use crate::publishing::Publishing;
+use crate::publishing::{MARKS, Publishing};
 use crate::shard::{Mailbox, Outbox};
 use crate::wire::request::{Body, Request};
 use crate::wire::{Close, CloseCode, ErrorCode, reply};
@@ -223,15 +223,20 @@ impl Relay {
         let unknown = || Hole { reason: Missing::TooOld, from: None, to: reaches };
         let gap = |(from, to)| Hole { reason: Missing::Gap, from: Some(from), to };
         let asked_from = from.map_or(reaches, |from| from.saturating_sub(micros(overlap)));
-        catch_up.missing = catch_up
-            .missing
-            .or_else(|| matches!(since, Some(Err(_))).then(unknown))
-            .or_else(|| state.ledger.missing(asked_from).map(gap))
+        let holes = [
+            catch_up.missing,
+            matches!(since, Some(Err(_))).then(unknown),
+            state.ledger.missing(asked_from).map(gap),
             // Who is cut off knows nothing of what came since.
-            .or_else(|| {
-                (self.health.phase() != Phase::Ready)
-                    .then(|| gap((state.latest.unwrap_or(0), clock::now_micros())))
-            });
+            (self.health.phase() != Phase::Ready)
+                .then(|| gap((state.latest.unwrap_or(0), clock::now_micros()))),
+        ];
+        // By the first of the reasons, and as far as all of them reach.
+        catch_up.missing = holes.into_iter().flatten().reduce(|hole, other| Hole {
+            reason: hole.reason,
+            from: hole.from.zip(other.from).map(|(from, other)| from.min(other)),
+            to: hole.to.max(other.to),
+        });
         catch_up
     }
 
@@ -414,6 +419,12 @@ impl Relay {
         clock::now_micros() - micros(self.config.history.age + OVERLAP)
     }
 
+    /// What was published before this (µs) may be awaited by nobody when it comes. A little less than the
+    /// window, whose beginning other VMs know only roughly, and which moves on while a backlog comes.
+    pub fn window_begins(&self) -> i64 {
+        clock::now_micros() - micros(self.config.history.age - 2 * self.config.history.age / MARKS)
+    }
+
     /// The bus begins to bring anew what was missed.
     pub fn rejoined(&self) {
         self.state().ledger.wait_again();
@@ -424,9 +435,22 @@ impl Relay {
         self.state().ledger.awaited_since().is_none_or(|since| since >= at)
     }
 
-    /// What was published before `at` (µs) could not be asked for.
-    pub fn miss(&self, at: i64) {
-        self.state().history.miss(at);
+    /// Up to where (µs) this VM has heard what there was.
+    pub fn heard_until(&self) -> Option<i64> {
+        let state = self.state();
+        state.latest.map(|latest| self.cursor(&state, latest).at)
+    }
+
+    /// What was published before `to` (µs) could not be asked for. Sockets that have what this VM heard up
+    /// to `from` are told.
+    pub fn miss(&self, from: Option<i64>, to: i64) {
+        let mut state = self.state();
+        state.history.miss(to);
+        if from.is_some() {
+            let hole = Hole { reason: Missing::Gap, from, to };
+            let cursor = self.cursor(&state, state.latest.unwrap_or(to));
+            state.hub.send(None, &reply::gap(hole, cursor), None);
+        }
     }
 
     /// What to tell of processes that have ended.

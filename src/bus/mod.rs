@@ -101,7 +101,7 @@ impl Bus {
             Self::Memory(bus) => bus.tag(),
             Self::PubSub(bus) => bus.tag(),
             #[cfg(test)]
-            Self::Stormy(_) => 7,
+            Self::Stormy(_) => stormy::TAG,
         }
     }
 
@@ -116,6 +116,17 @@ impl Bus {
             Self::PubSub(bus) => bus.join(how, since).await.map(Box::new).map(Inbox::PubSub),
             #[cfg(test)]
             Self::Stormy(bus) => bus.join(how, since).await.map(Inbox::Stormy),
+        }
+    }
+
+    /// Publishes over a new connection from now on, where there are connections.
+    ///
+    /// # Errors
+    /// There is something wrong with the credentials, which may pass.
+    pub async fn reconnect(&self) -> Result<(), BusError> {
+        match self {
+            Self::PubSub(bus) => bus.reconnect().await,
+            _ => Ok(()),
         }
     }
 
@@ -188,11 +199,11 @@ impl Bus {
 }
 
 impl Inbox {
-    /// Whether what was asked for of before the join will come.
-    pub fn reaches_back(&self) -> bool {
+    /// Why what was asked for of before the join will not come, if it will not.
+    pub fn not_sought(&self) -> Option<&BusError> {
         match self {
-            Self::PubSub(inbox) => inbox.reaches_back,
-            _ => true,
+            Self::PubSub(inbox) => inbox.not_sought.as_ref(),
+            _ => None,
         }
     }
 

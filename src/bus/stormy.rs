@@ -12,6 +12,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::{BusError, Delivery, Join, Message};
 use crate::clock;
 
+/// What cursors of this topic begin with.
+pub const TAG: u32 = 7;
+
 /// One topic, shared by all members.
 #[derive(Clone)]
 pub struct Topic(Arc<Shared>);
@@ -53,6 +56,8 @@ pub enum Link {
     Cut,
     /// No call is ever answered.
     Hung,
+    /// All is well, but what is published is refused.
+    Mute,
 }
 
 /// One process's access.
@@ -77,6 +82,11 @@ impl Topic {
 
     pub fn member(&self, name: &str) -> Member {
         Member { topic: self.clone(), name: name.into(), link: Arc::new(Mutex::new(Link::Up)) }
+    }
+
+    /// All that was published, and when (µs).
+    pub fn log(&self) -> Vec<(Message, i64)> {
+        self.state().log.clone()
     }
 
     pub fn set_weather(&self, weather: Weather) {
@@ -135,7 +145,7 @@ impl Member {
     async fn reach(&self) -> Result<(), BusError> {
         sleep(Duration::from_millis(10)).await;
         match self.link() {
-            Link::Up => Ok(()),
+            Link::Up | Link::Mute => Ok(()),
             Link::Cut => Err(BusError("the connection is cut".into())),
             Link::Hung => std::future::pending().await,
         }
@@ -204,7 +214,7 @@ impl Inbox {
             match self.member.link() {
                 Link::Cut => return Err(BusError("the stream is cut".into())),
                 Link::Hung => {}
-                Link::Up => match self.take() {
+                Link::Up | Link::Mute => match self.take() {
                     Err(next) => due = next.unwrap_or(due),
                     Ok(delivery) => return Ok(delivery),
                 },

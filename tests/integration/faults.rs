@@ -8,9 +8,10 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::sleep;
 
+use crate::support::client::Client;
 use crate::support::emulator::Emulator;
 use crate::support::gate::{Gate, Refused};
 use crate::support::http::get;
@@ -129,6 +130,20 @@ async fn the_topic_is_deleted() {
     passing(Scene::start().await, "topic deleted", delete).await;
 }
 
+#[tokio::test]
+async fn a_vm_that_finds_its_subscription_detached_makes_it_anew() {
+    let emulator = Emulator::start().await;
+    emulator.create_topic("ALIEN_NOTIFICATIONS").await;
+    emulator.subscribe("ID_vm-ams", "ALIEN_NOTIFICATIONS").await;
+    let gate = Gate::to(emulator.port).await;
+    gate.refuse(Refused::Detached);
+    let ams = Vm::spawn_on(&gate.host(), "ams", &[]).await;
+    ams.logged("own subscription of before was dead, and is made anew").await;
+    ams.ready().await;
+    ams.connect().await.alert(json!({})).await;
+    assert_eq!(ams.lines(OUTAGE).len(), 0);
+}
+
 async fn pass(scene: &mut Scene) {
     scene.proxy.set(Mode::Pass);
     scene.gate.refuse(Refused::Nothing);
@@ -187,6 +202,8 @@ struct Scene {
     /// A socket on each, in the same order.
     listeners: [Listener; 2],
     sent: Vec<Sent>,
+    /// From before the first alert.
+    cursor: String,
     /// Outages at the start, where the emulator is slow to answer.
     early: usize,
 }
@@ -223,7 +240,9 @@ impl Scene {
         ams.ready().await;
         sin.ready().await;
         let listeners = [Listener::connect(ams.port).await, Listener::connect(sin.port).await];
-        let mut scene = Self { emulator, gate, proxy, ams, sin, listeners, sent: Vec::new(), early: 0 };
+        let cursor = sin.connect().await.refresh["cursor"].as_str().unwrap().to_owned();
+        let mut scene =
+            Self { cursor, emulator, gate, proxy, ams, sin, listeners, sent: Vec::new(), early: 0 };
         scene.alert("before").await;
         scene.all_confirmed().await;
         scene.all_heard().await;
@@ -307,11 +326,18 @@ impl Scene {
             let mut heard = listener.events();
             heard.sort();
             assert_eq!(heard, all, "each once on the socket on {}", vm.name);
-            let fresh = vm.connect().await.refresh;
+            // One that was there before anything happened, and comes back only now.
+            let since = format!("/ws?since={}", self.cursor);
+            let refresh = Client::connect(vm.port, &since).await.refresh;
             let id = |event: &Value| event["id"].as_str().unwrap().to_owned();
-            let mut heard: Vec<_> = fresh["events"].as_array().unwrap().iter().map(id).collect();
+            let mut heard: Vec<_> = refresh["events"].as_array().unwrap().iter().map(id).collect();
             heard.sort();
             assert_eq!(heard, all, "each once on a new socket on {}", vm.name);
+            assert_eq!(
+                refresh["complete"], true,
+                "{}: {} {}",
+                vm.name, refresh["reason"], refresh["missing"]
+            );
         }
     }
 

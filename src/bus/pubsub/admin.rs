@@ -10,7 +10,7 @@ use std::time::Duration;
 use google_cloud_gax::error::rpc::Code;
 use google_cloud_pubsub::model::{ExpirationPolicy, Subscription, Topic};
 use google_cloud_wkt as wkt;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::PubSub;
@@ -18,6 +18,9 @@ use crate::bus::BusError;
 
 /// One call's time.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a subscription that is made anew is not there.
+const ABSENCE: Duration = Duration::from_millis(200);
 
 /// Pub/Sub's shortest; what a crashed VM leaves behind is gone after this.
 const EXPIRES_AFTER: Duration = Duration::from_secs(24 * 3600);
@@ -76,7 +79,7 @@ impl PubSub {
                 .await
                 .map_err(|failure| failure.of("looking at the subscription"))?;
         if found.detached || found.topic == DELETED_TOPIC {
-            self.delete_subscription().await?;
+            self.remove_subscription().await?;
             return match self.create_subscription().await {
                 Ok(()) => Ok("own subscription of before was dead, and is made anew"),
                 Err(failure) => Err(failure.of("creating the subscription")),
@@ -154,6 +157,15 @@ impl PubSub {
                 );
             }
         }
+    }
+
+    /// Deletes the subscription, so that another of its name can be made.
+    pub(super) async fn remove_subscription(&self) -> Result<(), BusError> {
+        self.delete_subscription().await?;
+        // The emulator's streams seem to look the name up every so often: one that never found it missing
+        // would go on with the new subscription, and take messages from it.
+        sleep(ABSENCE).await;
+        Ok(())
     }
 
     pub(super) async fn delete_subscription(&self) -> Result<(), BusError> {

@@ -22,8 +22,7 @@ use google_cloud_pubsub::publisher::PublishFuture;
 use google_cloud_pubsub::subscriber::MessageStream;
 use google_cloud_pubsub::subscriber::ShutdownBehavior;
 use google_cloud_pubsub::subscriber::handler::Handler;
-use tokio::time::sleep;
-use tracing::{info, warn};
+use tracing::info;
 
 pub use self::credentials::Credentials;
 pub use self::names::{check_characters, check_project, check_resource_name};
@@ -35,9 +34,6 @@ use crate::identity::Identity;
 /// How long one try to publish may take before Google's library gives it up. The next try is the
 /// caller's: it may go over another connection, and knows when time is over.
 const PUBLISH_TRY: Duration = Duration::from_secs(5);
-
-/// How long a subscription that is made anew is not there.
-const ABSENCE: Duration = Duration::from_millis(200);
 
 /// The attribute that names the one VM a message is for.
 const TO: &str = "to";
@@ -71,7 +67,6 @@ struct Inner {
     /// Done or said once in a process's life.
     looked_at_topic: AtomicBool,
     told_of_subscription: AtomicBool,
-    told_of_seek: AtomicBool,
 }
 
 impl PubSub {
@@ -118,7 +113,6 @@ impl PubSub {
             publisher: RwLock::new(publisher),
             looked_at_topic: AtomicBool::new(false),
             told_of_subscription: AtomicBool::new(false),
-            told_of_seek: AtomicBool::new(false),
         })))
     }
 
@@ -132,36 +126,22 @@ impl PubSub {
 
     pub(super) async fn join(&self, how: Join, since: i64) -> Result<Inbox, BusError> {
         if how == Join::Afresh {
-            let inner = &self.0;
-            let (topic, endpoint) = (inner.topic.clone(), inner.endpoint.clone());
-            let fresh = publisher(topic, endpoint, inner.credentials.clone(), Duration::ZERO);
-            let fresh = fresh.await.map_err(|error| BusError(format!("connecting anew: {error}")))?;
-            *self.0.publisher.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+            self.reconnect().await?;
             // The old stream may still be taking messages, into a connection that nobody reads.
-            self.delete_subscription().await?;
-            // The emulator's streams seem to look the name up every so often: one that never found it
-            // missing would go on with the new subscription, and take messages from it.
-            sleep(ABSENCE).await;
+            self.remove_subscription().await?;
         }
         self.make_subscription().await?;
         if !self.0.looked_at_topic.swap(true, Ordering::Relaxed) {
             let bus = self.clone();
             tokio::spawn(async move { bus.keep_messages().await });
         }
-        let sought = self.seek(since).await;
-        let reaches_back = sought.is_ok();
-        match sought {
-            Ok(()) => {}
+        let not_sought = match self.seek(since).await {
+            Ok(()) => None,
             // The backlog went with the old subscription: without it this would be a loss.
             Err(error) if how == Join::Afresh => return Err(error),
-            // Live events come all the same, so this is no reason not to serve them.
-            Err(error) => {
-                let told = self.0.told_of_seek.swap(true, Ordering::Relaxed);
-                if !told {
-                    warn!(%error, "what was published before this moment may be missing on this VM");
-                }
-            }
-        }
+            // Live events may come all the same, so this is no reason not to serve them.
+            Err(error) => Some(error),
+        };
 
         let mut subscriber = Subscriber::builder().with_credentials(self.0.credentials.clone());
         if let Some(endpoint) = &self.0.endpoint {
@@ -177,7 +157,16 @@ impl PubSub {
             // A VM that leaves must not wait for messages it will never handle.
             .set_shutdown_behavior(ShutdownBehavior::NackImmediately)
             .build();
-        Ok(Inbox { stream, reaches_back })
+        Ok(Inbox { stream, not_sought })
+    }
+
+    pub(super) async fn reconnect(&self) -> Result<(), BusError> {
+        let inner = &self.0;
+        let (topic, endpoint) = (inner.topic.clone(), inner.endpoint.clone());
+        let fresh = publisher(topic, endpoint, inner.credentials.clone(), Duration::ZERO);
+        let fresh = fresh.await.map_err(|error| BusError(format!("connecting anew: {error}")))?;
+        *inner.publisher.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(())
     }
 
     pub(super) fn publish(
@@ -224,7 +213,7 @@ async fn publisher(
 /// One join's stream of messages.
 pub struct Inbox {
     stream: MessageStream,
-    pub(super) reaches_back: bool,
+    pub(super) not_sought: Option<BusError>,
 }
 
 impl Inbox {
