@@ -196,10 +196,14 @@ impl Shard {
                 () = self.mailbox.filled(), if idle => {}
                 () = stop.cancelled(), if idle && self.sockets.is_empty() => return,
             }
-            self.obey();
-            self.write();
-            self.bury();
+            self.turn();
         }
+    }
+
+    fn turn(&mut self) {
+        self.obey();
+        self.write();
+        self.bury();
     }
 
     /// The hot path: writes to those who have something of their own, and to a slice of all.
@@ -211,7 +215,7 @@ impl Shard {
                 self.write_to(index, limit);
             }
         }
-        if self.pass.done == self.pass.goal {
+        if self.pass.done == self.pass.goal && self.pass.done < self.log.head() {
             self.pass.begin(self.sockets.len(), self.log.head());
         }
         for _ in 0..SLICE.min(self.pass.left) {
@@ -448,17 +452,16 @@ impl Shard {
         list(&mut self.listed, id, socket);
     }
 
-    /// Takes leave of the connections that are over.
+    /// Takes leave of the connections that are over. Between two passes: it changes others' indices.
     fn bury(&mut self) {
+        if self.pass.left > 0 {
+            return;
+        }
         for (id, over) in mem::take(&mut self.over) {
             let Some(Resident { socket, mut home }) = self.sockets.swap_remove(&id) else { continue };
             home.depart("lost");
             if let Over::Closed = over {
                 self.lingering.spawn(linger(socket.into_stream(), home.place));
-            }
-            // Another one is at its index now, which this pass may not have been to.
-            if self.pass.left > 0 {
-                self.pass.left = self.sockets.len();
             }
         }
     }

@@ -1,6 +1,7 @@
 //! A shard with real sockets over loopback: what each hears, and in what order.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -19,8 +20,10 @@ struct World {
     relay: Arc<Relay>,
     listener: TcpListener,
     admission: Arc<Admission>,
+    /// Each client has an address of its own.
+    addresses: AtomicU32,
     stop: CancellationToken,
-    shard: JoinHandle<()>,
+    shard: Option<JoinHandle<()>>,
 }
 
 /// One client; what it is told begins with a greeting that is left out here.
@@ -32,19 +35,27 @@ struct Client {
 
 impl World {
     async fn new() -> Self {
+        let (mut world, shard) = Self::by_hand().await;
+        world.shard = Some(tokio::spawn(shard.run(world.stop.clone())));
+        world
+    }
+
+    /// One whose shard does a turn when the test says so.
+    async fn by_hand() -> (Self, Shard) {
         let config = Config::from_vars([]).unwrap();
         let limits = config.limits;
         let bus = Bus::Memory(Topic::new(config.history).member());
         let relay = Arc::new(Relay::new(config, bus, 1));
-        let stop = CancellationToken::new();
         let shard = Shard::new(Arc::clone(&relay), relay.shards[0].clone(), TaskTracker::new());
-        Self {
+        let world = Self {
             listener: TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap(),
             admission: Admission::new(limits),
-            shard: tokio::spawn(shard.run(stop.clone())),
-            stop,
+            addresses: AtomicU32::new(0),
+            stop: CancellationToken::new(),
+            shard: None,
             relay,
-        }
+        };
+        (world, shard)
     }
 
     /// A client, with the greeting in place of what a real one would have.
@@ -52,7 +63,8 @@ impl World {
         let address = self.listener.local_addr().unwrap();
         let (stream, accepted) = tokio::join!(TcpStream::connect(address), self.listener.accept());
         let (stream, (served, _)) = (stream.unwrap(), accepted.unwrap());
-        let place = self.admission.admit(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap();
+        let from = Ipv4Addr::from(self.addresses.fetch_add(1, Ordering::Relaxed));
+        let place = self.admission.admit(IpAddr::V4(from)).unwrap();
         let mut seated = None;
         self.relay.join(None, &[], Visitor::default(), |member, _| {
             let (outbox, client_id) = (member.outbox.clone(), Arc::clone(&member.client_id));
@@ -73,7 +85,8 @@ impl World {
 
     async fn end(self) {
         self.stop.cancel();
-        timeout(Duration::from_secs(10), self.shard).await.expect("the shard does not end").unwrap();
+        let shard = self.shard.expect("it goes by itself");
+        timeout(Duration::from_secs(10), shard).await.expect("the shard does not end").unwrap();
     }
 }
 
@@ -255,4 +268,25 @@ async fn passes_reach_everybody_while_sockets_come_and_go() {
     }
     drop(clients);
     world.end().await;
+}
+
+#[tokio::test]
+async fn a_pass_ends_though_sockets_go_all_the_while() {
+    let (world, mut shard) = World::by_hand().await;
+    let mut clients = Vec::new();
+    for _ in 0..3 * SLICE {
+        clients.push(world.client(&[]).await);
+    }
+    shard.turn();
+    world.tell("a", None);
+    for turn in 1..=3 {
+        let (id, _) = shard.sockets.get_index(fastrand::usize(..shard.sockets.len())).unwrap();
+        shard.over.push((*id, Over::Lost));
+        shard.turn();
+        assert_eq!(shard.pass.done == shard.log.head(), turn == 3, "after {turn} slices");
+    }
+    assert_eq!(shard.sockets.len(), 3 * SLICE - 3, "buried in between");
+    for client in &mut clients {
+        client.hears(&["a"]).await;
+    }
 }
