@@ -234,7 +234,12 @@ impl Shard {
         let Some((id, Resident { socket, .. })) = self.sockets.get_index_mut(index) else { return };
         match socket.write(&self.log, self.now) {
             Written::All => {}
-            Written::Blocked if socket.is_closing() || socket.lag(&self.log) <= limit => {}
+            Written::Blocked if socket.is_closing() => {
+                if socket.holds(&self.log) > limit {
+                    self.over.push((*id, Over::Lost));
+                }
+            }
+            Written::Blocked if socket.lag(&self.log) <= limit => {}
             Written::Blocked => {
                 let wait = SLOW_RETRY / 2 + clock::random_part(SLOW_RETRY / 2);
                 let close = Close::come_back(CloseCode::SlowConsumer, wait.as_millis());

@@ -22,6 +22,9 @@ use crate::frame::reader::{Message as Said, Reader, Violation};
 /// What a waiting turn takes beside its shared bytes, so that many small ones are bounded too.
 const OVERHEAD: usize = 64;
 
+/// The place of a socket that needs nothing of the log any longer.
+const BEYOND: u64 = u64::MAX;
+
 /// Pieces that one system call writes.
 const PIECES: usize = 32;
 
@@ -246,14 +249,21 @@ impl Socket {
         }
     }
 
-    /// Ends it with `frame`: after all that waits, or, where it is `urgent`, after what is begun.
+    /// Ends it with `frame`: after all that waits, or, where it is `urgent`, after what is begun. Then it
+    /// needs no more of the log.
     pub fn end(&mut self, log: &Log, frame: Bytes, is_urgent: bool, now: u32) {
         let mut at = log.head();
         if is_urgent {
-            at = log.frame_end(self.place);
             let is_begun = self.turns.front().is_some_and(|turn| turn.is_begun);
             let rest = self.turns.iter().take_while(|turn| turn.goes_on).count() + 1;
             self.turns.truncate(if is_begun { rest } else { 0 });
+            let begun = log.between(self.place, log.frame_end(self.place));
+            if !begun.is_empty() {
+                self.turns.push_back(Turn::new(at, Bytes::copy_from_slice(begun)));
+            }
+            at = BEYOND;
+            self.place = at;
+            self.turns.iter_mut().for_each(|turn| (turn.at, turn.resume) = (at, at));
             self.own = self.turns.iter().map(|turn| turn.cost).sum();
         }
         self.turns.push_back(Turn { is_last: true, ..Turn::new(at, frame) });
@@ -281,9 +291,12 @@ impl Socket {
 
     /// Bytes that it has not taken yet.
     pub fn lag(&self, log: &Log) -> usize {
-        usize::try_from(log.head() - self.place.min(log.head()))
-            .unwrap_or(usize::MAX)
-            .saturating_add(self.own)
+        self.holds(log).saturating_add(self.own)
+    }
+
+    /// Bytes of the log that are kept for it.
+    pub fn holds(&self, log: &Log) -> usize {
+        usize::try_from(log.head().saturating_sub(self.place)).unwrap_or(usize::MAX)
     }
 
     pub fn place(&self) -> u64 {

@@ -290,3 +290,40 @@ async fn a_pass_ends_though_sockets_go_all_the_while() {
         client.hears(&["a"]).await;
     }
 }
+
+/// So much of the log is kept.
+fn kept(log: &Log) -> usize {
+    log.between(0, log.head()).len()
+}
+
+#[tokio::test]
+async fn one_that_is_to_close_and_takes_nothing_does_not_hold_the_log() {
+    let (world, mut shard) = World::by_hand().await;
+    let mut reading = world.client(&[]).await;
+    let text = "x".repeat(100_000);
+    let mut tell = async |shard: &mut Shard, count: usize| {
+        for _ in 0..count {
+            world.tell(&text, None);
+            shard.turn();
+            reading.hears(&[&text]).await;
+        }
+    };
+
+    let slow = world.client(&[]).await;
+    while world.relay.find(&slow.client_id).is_some() {
+        tell(&mut shard, 1).await;
+    }
+    tell(&mut shard, 2 * OUTBOX / text.len()).await;
+    assert!(kept(&shard.log) < OUTBOX / 2, "{} after it was cut off", kept(&shard.log));
+    assert_eq!(shard.sockets.len(), 2, "it may still read the close");
+
+    let restarted = world.client(&[]).await;
+    shard.turn();
+    while shard.sockets.last().is_some_and(|(_, resident)| !resident.socket.is_blocked) {
+        tell(&mut shard, 1).await;
+    }
+    restarted.outbox.close(Close::new(CloseCode::Restart, "restart"));
+    tell(&mut shard, 2 * OUTBOX / text.len()).await;
+    assert!(kept(&shard.log) < OUTBOX / 2, "{} after another is to come back", kept(&shard.log));
+    assert_eq!(shard.sockets.len(), 2, "it is dropped by the same limit");
+}
