@@ -299,6 +299,12 @@ impl Socket {
         usize::try_from(log.head().saturating_sub(self.place)).unwrap_or(usize::MAX)
     }
 
+    /// How many turns wait.
+    #[cfg(test)]
+    pub fn turns(&self) -> usize {
+        self.turns.len()
+    }
+
     pub fn place(&self) -> u64 {
         self.place
     }

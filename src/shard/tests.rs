@@ -277,7 +277,9 @@ async fn a_pass_ends_though_sockets_go_all_the_while() {
     for _ in 0..3 * SLICE {
         clients.push(world.client(&[]).await);
     }
-    shard.turn();
+    while !shard.is_idle() || shard.sockets.len() < clients.len() {
+        shard.turn();
+    }
     world.tell("a", None);
     for turn in 1..=3 {
         let (id, _) = shard.sockets.get_index(fastrand::usize(..shard.sockets.len())).unwrap();
@@ -326,4 +328,48 @@ async fn one_that_is_to_close_and_takes_nothing_does_not_hold_the_log() {
     tell(&mut shard, 2 * OUTBOX / text.len()).await;
     assert!(kept(&shard.log) < OUTBOX / 2, "{} after another is to come back", kept(&shard.log));
     assert_eq!(shard.sockets.len(), 2, "it is dropped by the same limit");
+}
+
+#[tokio::test]
+async fn what_many_are_told_at_once_goes_in_slices_too() {
+    let (world, mut shard) = World::by_hand().await;
+    let mailbox = &world.relay.shards[0];
+    let channel = Channel::new("c").unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..3 * SLICE {
+        let client = world.client(&[]).await;
+        mailbox.send(Command::Enter(client.outbox.id, channel.clone()));
+        clients.push(client);
+    }
+    shard.turn();
+    assert_eq!((shard.sockets.len(), shard.commands.len()), (SLICE / 2, 5 * SLICE));
+    while !shard.is_idle() {
+        shard.turn();
+    }
+
+    mailbox.tell(Some(channel.clone()), None, Frame::text(b"a"));
+    shard.turn();
+    assert_eq!(shard.listed.len(), 2 * SLICE, "are written to in the next turns");
+    shard.turn();
+    shard.turn();
+    assert!(shard.is_idle());
+    for client in &mut clients {
+        client.hears(&["a"]).await;
+    }
+
+    // More than may wait: that stays with the topic.
+    let count = 3 * TURNS / clients.len();
+    for _ in 0..count {
+        mailbox.tell(Some(channel.clone()), None, Frame::text(b"b"));
+    }
+    let mut most = 0;
+    while !shard.is_idle() || !mailbox.is_empty() {
+        shard.obey();
+        most = most.max(shard.sockets.values().map(|resident| resident.socket.turns()).sum());
+        shard.write();
+    }
+    assert!(most <= TURNS + clients.len(), "{most} turns");
+    for client in &mut clients {
+        client.hears(&vec!["b"; count]).await;
+    }
 }
