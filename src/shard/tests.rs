@@ -373,3 +373,32 @@ async fn what_many_are_told_at_once_goes_in_slices_too() {
         client.hears(&vec!["b"; count]).await;
     }
 }
+
+#[tokio::test]
+async fn one_that_reads_again_in_time_hears_all_and_is_heard() {
+    let (world, mut shard) = World::by_hand().await;
+    let mut client = world.client(&[]).await;
+    shard.turn();
+    let text = "x".repeat(100_000);
+    let mut told = 0;
+    while !shard.sockets[0].socket.is_blocked {
+        world.tell(&text, None);
+        shard.turn();
+        told += 1;
+    }
+    // What it says meanwhile waits with the system.
+    client.stream.write_all(&[0x89, 0x81, 0, 0, 0, 0, b'p']).await.unwrap();
+    client.say("to it alone");
+    world.tell("to all", None);
+    shard.turn();
+    assert!(shard.sockets[0].socket.is_blocked);
+
+    let shard = tokio::spawn(shard.run(world.stop.clone()));
+    client.hears(&vec![text.as_str(); told]).await;
+    client.hears(&["to it alone", "to all"]).await;
+    assert_eq!(client.frame().await, (0x8a, b"p".into()));
+    client.stream.write_all(&[0x88, 0x82, 0, 0, 0, 0, 3, 0xe8]).await.unwrap();
+    client.is_closed(1000).await;
+    drop(client);
+    World { shard: Some(shard), ..world }.end().await;
+}
