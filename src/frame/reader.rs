@@ -173,9 +173,13 @@ mod tests {
         let mut frame = vec![first];
         match payload.len() {
             length @ 0..126 => frame.push(0x80 | u8::try_from(length).unwrap()),
-            length => {
+            length @ 126..=0xffff => {
                 frame.push(0x80 | 126);
                 frame.extend(u16::try_from(length).unwrap().to_be_bytes());
+            }
+            length => {
+                frame.push(0x80 | 127);
+                frame.extend((length as u64).to_be_bytes());
             }
         }
         frame.extend(mask);
@@ -252,22 +256,34 @@ mod tests {
     fn each_broken_rule_has_its_name() {
         use Violation::{Binary, NotUtf8, Protocol, TooLarge};
         let unmasked = vec![0x81, 2, b'h', b'i'];
+        let unmasked_ping = vec![0x89, 0];
         let long_ping = [vec![0x89, 0x80 | 126, 0, 126], vec![0; 130]].concat();
         let huge = [vec![0x81, 0x80 | 127], u64::MAX.to_be_bytes().to_vec(), vec![0; 4]].concat();
         let fragments = [frame(0x01, &[b'x'; 600]), frame(0x80, &[b'x'; 600])].concat();
         for (bytes, violation) in [
             (frame(0xc1, b"x"), Protocol("a reserved bit is set")),
+            (frame(0xa1, b"x"), Protocol("a reserved bit is set")),
+            (frame(0x91, b"x"), Protocol("a reserved bit is set")),
+            (frame(0xc9, b""), Protocol("a reserved bit is set")),
             (frame(0x83, b"x"), Protocol("an unknown opcode")),
             (frame(0x8b, b""), Protocol("an unknown opcode")),
             (unmasked, Protocol("a client's frames are masked")),
+            (unmasked_ping, Protocol("a client's frames are masked")),
+            (frame(0x08, b""), Protocol("a control frame in fragments")),
             (frame(0x09, b""), Protocol("a control frame in fragments")),
+            (frame(0x0a, b""), Protocol("a control frame in fragments")),
             (long_ping, Protocol("a control frame of more than 125 bytes")),
+            (frame(0x88, &[b'x'; 126]), Protocol("a control frame of more than 125 bytes")),
             (frame(0x80, b"x"), Protocol("nothing to continue")),
+            (frame(0x00, b"x"), Protocol("nothing to continue")),
             ([frame(0x01, b"x"), frame(0x81, b"y")].concat(), Protocol("a message within a message")),
             (frame(0x88, &[3]), Protocol("half a close code")),
-            (frame(0x88, &1005_u16.to_be_bytes()), Protocol("a close code that nobody may send")),
             (frame(0x88, &[3, 0xe8, 0xff]), NotUtf8),
             (frame(0x81, &[0xff]), NotUtf8),
+            // Half a character, a surrogate, and an overlong form.
+            (frame(0x81, &"é".as_bytes()[..1]), NotUtf8),
+            (frame(0x81, &[0xed, 0xa0, 0x80]), NotUtf8),
+            (frame(0x81, &[0xc0, 0xaf]), NotUtf8),
             (frame(0x82, b"x"), Binary),
             (frame(0x02, b"x"), Binary),
             (frame(0x81, &[b'x'; LIMIT + 1]), TooLarge),
@@ -278,6 +294,48 @@ mod tests {
             let (messages, result) = read(&[before, bytes.clone()].concat(), usize::MAX);
             assert_eq!((result, &messages[0]), (Err(violation), &text("before")), "{bytes:02x?}");
         }
-        assert_eq!(read(&frame(0x81, &[b'x'; LIMIT]), usize::MAX).1, Ok(()));
+        for fits in
+            [frame(0x81, &[b'x'; LIMIT]), [frame(0x01, &[b'x'; 600]), frame(0x80, &[b'x'; 400])].concat()]
+        {
+            assert_eq!(read(&fits, usize::MAX), (vec![text(&"x".repeat(LIMIT))], Ok(())));
+        }
+    }
+
+    #[test]
+    fn a_close_has_a_code_that_one_may_send_or_none() {
+        assert_eq!(read(&frame(0x88, b""), 1), (vec![Message::Close(None)], Ok(())));
+        for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 3000, 3999, 4000, 4999]
+        {
+            let longest = [&u16::to_be_bytes(code)[..], &[b'x'; 123]].concat();
+            assert_eq!(read(&frame(0x88, &longest), 1), (vec![Message::Close(Some(code))], Ok(())), "{code}");
+        }
+        for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65_535] {
+            let violation = Violation::Protocol("a close code that nobody may send");
+            assert_eq!(read(&frame(0x88, &u16::to_be_bytes(code)), 1), (vec![], Err(violation)), "{code}");
+        }
+    }
+
+    #[test]
+    fn payloads_of_each_length_are_unmasked() {
+        let most = 1 << 17;
+        for length in (0..300).chain([0xfffe, 0xffff, 0x10000, 0x10001, most]) {
+            let payload: String = ('a'..='z').cycle().take(length).collect();
+            let mut messages = Vec::new();
+            Reader::default().read(&frame(0x81, payload.as_bytes()), most, &mut messages).unwrap();
+            assert!(messages == [text(&payload)], "{length}");
+        }
+        for length in [0, 1, 125] {
+            let payload = vec![b'x'; length];
+            assert_eq!(read(&frame(0x89, &payload), 1).0, [Message::Ping(payload)]);
+            assert_eq!(read(&frame(0x8a, &vec![b'x'; length]), 1).0, [Message::Pong]);
+        }
+    }
+
+    #[test]
+    fn fragments_may_be_empty_and_a_close_may_come_between_them() {
+        let bytes = [frame(0x01, b""), frame(0x00, b""), frame(0x00, b"x"), frame(0x80, b"")].concat();
+        assert_eq!(read(&[bytes.clone(), bytes].concat(), 1), (vec![text("x"), text("x")], Ok(())));
+        let bytes = [frame(0x01, b"never"), frame(0x88, b""), frame(0x80, b"complete")].concat();
+        assert_eq!(read(&bytes, usize::MAX), (vec![Message::Close(None)], Ok(())));
     }
 }

@@ -3,6 +3,7 @@
 //! A socket's place in that order is its place among events. So whoever holds the relay's lock
 //! decides it, with a push to a queue for each shard, however many sockets there are.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Wake;
@@ -76,7 +77,7 @@ pub struct Mailbox(Arc<Inner>);
 #[derive(Default)]
 struct Inner {
     // A std mutex: held for a push or a swap, never over an await.
-    commands: Mutex<Vec<Command>>,
+    commands: Mutex<VecDeque<Command>>,
     filled: Notify,
     /// Bytes of events that not every socket was offered yet.
     behind: AtomicU64,
@@ -91,7 +92,7 @@ impl Mailbox {
 
     pub fn send(&self, command: Command) {
         let mut commands = self.commands();
-        commands.push(command);
+        commands.push_back(command);
         let was_empty = commands.len() == 1;
         drop(commands);
         if was_empty {
@@ -111,7 +112,7 @@ impl Mailbox {
     }
 
     /// All commands so far, into `commands`, which is empty and gives its room back.
-    pub(super) fn take(&self, commands: &mut Vec<Command>) {
+    pub(super) fn take(&self, commands: &mut VecDeque<Command>) {
         std::mem::swap(&mut *self.commands(), commands);
     }
 
@@ -130,10 +131,15 @@ impl Mailbox {
     #[cfg(test)]
     pub fn waiting(&self) -> Vec<Command> {
         self.0.behind.store(0, Ordering::Relaxed);
-        std::mem::take(&mut *self.commands())
+        std::mem::take(&mut *self.commands()).into()
     }
 
-    fn commands(&self) -> MutexGuard<'_, Vec<Command>> {
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.commands().is_empty()
+    }
+
+    fn commands(&self) -> MutexGuard<'_, VecDeque<Command>> {
         self.0.commands.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

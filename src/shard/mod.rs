@@ -2,7 +2,7 @@
 //!
 //! One event to many sockets is what this program is for, and its floor is one system call a socket.
 //! So there is nothing else on that way: no task to wake, no lock, no queue and no allocation for each
-//! socket. The event is put into the shard's [`log`] once, and a pass over the sockets writes to each
+//! socket. The event is put into the shard's `log` once, and a pass over the sockets writes to each
 //! all that it has not been told yet. A pass goes in slices, between which others have their turn:
 //! what comes meanwhile goes out with it to the sockets that it has not reached.
 //!
@@ -14,7 +14,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -46,8 +46,12 @@ use crate::lifecycle::Presence;
 use crate::relay::{Member, Relay};
 use crate::wire::{Close, CloseCode, ErrorCode, reply, request};
 
-/// Sockets written between two looks at what else there is to do.
+/// Commands done, and sockets written, between two looks at what else there is to do.
 const SLICE: usize = 128;
+
+/// Turns that channels' events may give out before those with turns are written to. An event to a channel
+/// is one for each member.
+const TURNS: usize = 1 << 16;
 
 /// Each pass begins elsewhere, by this part of the whole, so that the same sockets are not always last.
 const GOLDEN: f64 = 0.618_033_988;
@@ -89,12 +93,14 @@ pub struct Arrival {
 pub struct Shard {
     relay: Arc<Relay>,
     mailbox: Mailbox,
-    commands: Vec<Command>,
+    commands: VecDeque<Command>,
     log: Log,
     sockets: IndexMap<SocketId, Resident>,
     channels: HashMap<Channel, HashSet<SocketId>>,
     /// Those with turns of their own to write.
-    listed: Vec<SocketId>,
+    listed: VecDeque<SocketId>,
+    /// Turns given out by channels' events since nobody was listed.
+    turns: usize,
     /// Those whose connection is found to be over.
     over: Vec<(SocketId, Over)>,
     pass: Pass,
@@ -168,11 +174,12 @@ impl Shard {
         Self {
             relay,
             mailbox,
-            commands: Vec::new(),
+            commands: VecDeque::new(),
             log: Log::new(),
             sockets: IndexMap::new(),
             channels: HashMap::new(),
-            listed: Vec::new(),
+            listed: VecDeque::new(),
+            turns: 0,
             over: Vec::new(),
             pass: Pass::default(),
             buffer: vec![0; READ_BUFFER],
@@ -187,7 +194,7 @@ impl Shard {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
-            let idle = self.listed.is_empty() && self.pass.done == self.log.head();
+            let idle = self.is_idle();
             select! {
                 // The tick first, or one that is always busy would have none.
                 biased;
@@ -196,22 +203,31 @@ impl Shard {
                 () = self.mailbox.filled(), if idle => {}
                 () = stop.cancelled(), if idle && self.sockets.is_empty() => return,
             }
-            self.obey();
-            self.write();
-            self.bury();
+            self.turn();
         }
     }
 
-    /// The hot path: writes to those who have something of their own, and to a slice of all.
+    fn is_idle(&self) -> bool {
+        self.commands.is_empty() && self.listed.is_empty() && self.pass.done == self.log.head()
+    }
+
+    fn turn(&mut self) {
+        self.obey();
+        self.write();
+        self.bury();
+    }
+
+    /// The hot path: writes to some of those who have something of their own, and to a slice of all.
     fn write(&mut self) {
         let limit = self.relay.config.limits.outbox_bytes;
-        for id in mem::take(&mut self.listed) {
+        for _ in 0..SLICE.min(self.listed.len()) {
+            let Some(id) = self.listed.pop_front() else { break };
             if let Some(index) = self.sockets.get_index_of(&id) {
                 self.sockets[index].socket.is_listed = false;
                 self.write_to(index, limit);
             }
         }
-        if self.pass.done == self.pass.goal {
+        if self.pass.done == self.pass.goal && self.pass.done < self.log.head() {
             self.pass.begin(self.sockets.len(), self.log.head());
         }
         for _ in 0..SLICE.min(self.pass.left) {
@@ -230,7 +246,12 @@ impl Shard {
         let Some((id, Resident { socket, .. })) = self.sockets.get_index_mut(index) else { return };
         match socket.write(&self.log, self.now) {
             Written::All => {}
-            Written::Blocked if socket.is_closing() || socket.lag(&self.log) <= limit => {}
+            Written::Blocked if socket.is_closing() => {
+                if socket.holds(&self.log) > limit {
+                    self.over.push((*id, Over::Lost));
+                }
+            }
+            Written::Blocked if socket.lag(&self.log) <= limit => {}
             Written::Blocked => {
                 let wait = SLOW_RETRY / 2 + clock::random_part(SLOW_RETRY / 2);
                 let close = Close::come_back(CloseCode::SlowConsumer, wait.as_millis());
@@ -243,9 +264,18 @@ impl Shard {
     }
 
     fn obey(&mut self) {
-        let mut commands = mem::take(&mut self.commands);
-        self.mailbox.take(&mut commands);
-        for command in commands.drain(..) {
+        if self.commands.is_empty() {
+            self.commands.shrink_to(KEPT);
+            self.mailbox.take(&mut self.commands);
+        }
+        if self.listed.is_empty() {
+            self.turns = 0;
+        }
+        for _ in 0..SLICE {
+            if self.turns >= TURNS {
+                break;
+            }
+            let Some(command) = self.commands.pop_front() else { break };
             match command {
                 Command::Join(id, arrival) => self.join(id, *arrival),
                 Command::Tell(audience, frame) => self.tell(&audience, &frame),
@@ -265,8 +295,6 @@ impl Shard {
                 Command::Ready(id) => self.ready(id),
             }
         }
-        commands.shrink_to(KEPT);
-        self.commands = commands;
     }
 
     /// An event for those it is for.
@@ -281,6 +309,7 @@ impl Shard {
         };
         let members = self.channels.get(channel).into_iter().flatten().copied();
         let members: Vec<_> = members.filter(|id| Some(*id) != audience.except).collect();
+        self.turns += members.len();
         for id in members {
             self.say(id, Message::from(frame.clone()));
         }
@@ -448,17 +477,16 @@ impl Shard {
         list(&mut self.listed, id, socket);
     }
 
-    /// Takes leave of the connections that are over.
+    /// Takes leave of the connections that are over. Between two passes: it changes others' indices.
     fn bury(&mut self) {
+        if self.pass.left > 0 {
+            return;
+        }
         for (id, over) in mem::take(&mut self.over) {
             let Some(Resident { socket, mut home }) = self.sockets.swap_remove(&id) else { continue };
             home.depart("lost");
             if let Over::Closed = over {
                 self.lingering.spawn(linger(socket.into_stream(), home.place));
-            }
-            // Another one is at its index now, which this pass may not have been to.
-            if self.pass.left > 0 {
-                self.pass.left = self.sockets.len();
             }
         }
     }
@@ -513,9 +541,9 @@ impl From<Violation> for Close {
 }
 
 /// Puts a socket among those with turns of their own to write.
-fn list(listed: &mut Vec<SocketId>, id: SocketId, socket: &mut Socket) {
+fn list(listed: &mut VecDeque<SocketId>, id: SocketId, socket: &mut Socket) {
     if !mem::replace(&mut socket.is_listed, true) {
-        listed.push(id);
+        listed.push_back(id);
     }
 }
 

@@ -22,6 +22,9 @@ use crate::frame::reader::{Message as Said, Reader, Violation};
 /// What a waiting turn takes beside its shared bytes, so that many small ones are bounded too.
 const OVERHEAD: usize = 64;
 
+/// The place of a socket that needs nothing of the log any longer.
+const BEYOND: u64 = u64::MAX;
+
 /// Pieces that one system call writes.
 const PIECES: usize = 32;
 
@@ -246,14 +249,21 @@ impl Socket {
         }
     }
 
-    /// Ends it with `frame`: after all that waits, or, where it is `urgent`, after what is begun.
+    /// Ends it with `frame`: after all that waits, or, where it is `urgent`, after what is begun. Then it
+    /// needs no more of the log.
     pub fn end(&mut self, log: &Log, frame: Bytes, is_urgent: bool, now: u32) {
         let mut at = log.head();
         if is_urgent {
-            at = log.frame_end(self.place);
             let is_begun = self.turns.front().is_some_and(|turn| turn.is_begun);
             let rest = self.turns.iter().take_while(|turn| turn.goes_on).count() + 1;
             self.turns.truncate(if is_begun { rest } else { 0 });
+            let begun = log.between(self.place, log.frame_end(self.place));
+            if !begun.is_empty() {
+                self.turns.push_back(Turn::new(at, Bytes::copy_from_slice(begun)));
+            }
+            at = BEYOND;
+            self.place = at;
+            self.turns.iter_mut().for_each(|turn| (turn.at, turn.resume) = (at, at));
             self.own = self.turns.iter().map(|turn| turn.cost).sum();
         }
         self.turns.push_back(Turn { is_last: true, ..Turn::new(at, frame) });
@@ -281,9 +291,18 @@ impl Socket {
 
     /// Bytes that it has not taken yet.
     pub fn lag(&self, log: &Log) -> usize {
-        usize::try_from(log.head() - self.place.min(log.head()))
-            .unwrap_or(usize::MAX)
-            .saturating_add(self.own)
+        self.holds(log).saturating_add(self.own)
+    }
+
+    /// Bytes of the log that are kept for it.
+    pub fn holds(&self, log: &Log) -> usize {
+        usize::try_from(log.head().saturating_sub(self.place)).unwrap_or(usize::MAX)
+    }
+
+    /// How many turns wait.
+    #[cfg(test)]
+    pub fn turns(&self) -> usize {
+        self.turns.len()
     }
 
     pub fn place(&self) -> u64 {
@@ -316,4 +335,130 @@ impl Turn {
 
 fn is_for_now(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use fastrand::Rng;
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::{TcpListener, TcpSocket};
+    use tokio::select;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::frame::Frame;
+    use crate::shard::mailbox::{Command, Mailbox};
+
+    /// A connection whose system takes little, and its client.
+    async fn narrow() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpSocket::new_v4().unwrap();
+        client.set_recv_buffer_size(4_096).unwrap();
+        let client = client.connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(client, listener.accept());
+        let (served, _) = accepted.unwrap();
+        SockRef::from(&served).set_send_buffer_size(4_096).unwrap();
+        (served, client.unwrap())
+    }
+
+    /// The shard's part: it hears when the system takes bytes again.
+    fn wake(socket: &mut Socket, mailbox: &Mailbox) {
+        let is_ready = mailbox.waiting().iter().any(|command| matches!(command, Command::Ready(_)));
+        socket.is_blocked &= !is_ready;
+    }
+
+    fn read(client: &TcpStream, most: usize, heard: &mut Vec<u8>) {
+        let mut buffer = vec![0; most];
+        if let Ok(count) = client.try_read(&mut buffer) {
+            heard.extend(&buffer[..count]);
+        }
+    }
+
+    /// Random events, turns and skips, written and read in random pieces, until a close.
+    async fn play(seed: u64) {
+        let mut random = Rng::with_seed(seed);
+        let (served, mut client) = narrow().await;
+        let mailbox = Mailbox::default();
+        let mut log = Log::new();
+        log.push(b"before it came");
+        let mut socket = Socket::new(served, Outbox::new(mailbox.clone()), &log, 0);
+        let mut expected = Vec::new();
+        let mut heard = Vec::new();
+        let mut notices = Vec::new();
+        for number in 0..random.usize(..400) {
+            let text =
+                format!("{number},").repeat(random.usize(..=if number % 10 == 0 { 5_000 } else { 50 }));
+            let frame = Frame::text(text.as_bytes()).into_bytes();
+            match random.u8(..10) {
+                0..3 => {
+                    log.push(&frame);
+                    expected.push(frame);
+                }
+                3 => {
+                    let from = log.head();
+                    log.push(&frame);
+                    socket.skip(from, &log);
+                }
+                4 | 5 => {
+                    // Many parts too, so that the system stops between two of them.
+                    let size = frame.len() / random.usize(1..100) + 1;
+                    let mut whole = frame.clone();
+                    let count = frame.len().div_ceil(size);
+                    let parts = (0..count).map(|_| whole.split_to(size.min(whole.len()))).collect();
+                    let (notice, written) = watch::channel(false);
+                    socket.say(&log, Message { parts, is_refresh: false, written: Some(notice) }, 0);
+                    notices.push((expected.len(), written));
+                    expected.push(frame);
+                }
+                6 | 7 => read(&client, random.usize(1..10_000), &mut heard),
+                _ => {
+                    let written = socket.write(&log, 0);
+                    assert!(matches!(written, Written::All | Written::Blocked), "seed {seed}: {written:?}");
+                }
+            }
+            log.forget(socket.place());
+            tokio::task::yield_now().await;
+            wake(&mut socket, &mailbox);
+        }
+
+        let is_urgent = random.bool();
+        let close = Frame::close(Some(1012), "").into_bytes();
+        socket.end(&log, close.clone(), is_urgent, 0);
+        log.push(b"after it went");
+        if is_urgent {
+            assert_eq!(socket.holds(&log), 0, "seed {seed}");
+            log.forget(log.head());
+        }
+        while socket.write(&log, 0) != Written::Ended {
+            select! {
+                () = mailbox.filled() => wake(&mut socket, &mailbox),
+                readable = client.readable() => {
+                    readable.unwrap();
+                    read(&client, 10_000, &mut heard);
+                }
+            }
+        }
+        drop(socket);
+        client.read_to_end(&mut heard).await.unwrap();
+
+        let mut rest = &heard[..];
+        let whole = expected.iter().take_while(|frame| {
+            let after = rest.strip_prefix(&frame[..]);
+            rest = after.unwrap_or(rest);
+            after.is_some()
+        });
+        let whole = whole.count();
+        assert!(rest == close, "seed {seed}: {} bytes after {whole} frames", rest.len());
+        assert!(is_urgent || whole == expected.len(), "seed {seed}: {whole} of {} frames", expected.len());
+        for (index, written) in notices {
+            assert_eq!(*written.borrow(), index < whole, "seed {seed}: whether {index} is written");
+        }
+    }
+
+    #[tokio::test]
+    async fn clients_get_whole_frames_in_their_order_and_then_the_close() {
+        for seed in 0..200 {
+            play(seed).await;
+        }
+    }
 }

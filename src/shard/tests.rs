@@ -1,6 +1,7 @@
 //! A shard with real sockets over loopback: what each hears, and in what order.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -19,8 +20,10 @@ struct World {
     relay: Arc<Relay>,
     listener: TcpListener,
     admission: Arc<Admission>,
+    /// Each client has an address of its own.
+    addresses: AtomicU32,
     stop: CancellationToken,
-    shard: JoinHandle<()>,
+    shard: Option<JoinHandle<()>>,
 }
 
 /// One client; what it is told begins with a greeting that is left out here.
@@ -32,19 +35,27 @@ struct Client {
 
 impl World {
     async fn new() -> Self {
+        let (mut world, shard) = Self::by_hand().await;
+        world.shard = Some(tokio::spawn(shard.run(world.stop.clone())));
+        world
+    }
+
+    /// One whose shard does a turn when the test says so.
+    async fn by_hand() -> (Self, Shard) {
         let config = Config::from_vars([]).unwrap();
         let limits = config.limits;
         let bus = Bus::Memory(Topic::new(config.history).member());
         let relay = Arc::new(Relay::new(config, bus, 1));
-        let stop = CancellationToken::new();
         let shard = Shard::new(Arc::clone(&relay), relay.shards[0].clone(), TaskTracker::new());
-        Self {
+        let world = Self {
             listener: TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap(),
             admission: Admission::new(limits),
-            shard: tokio::spawn(shard.run(stop.clone())),
-            stop,
+            addresses: AtomicU32::new(0),
+            stop: CancellationToken::new(),
+            shard: None,
             relay,
-        }
+        };
+        (world, shard)
     }
 
     /// A client, with the greeting in place of what a real one would have.
@@ -52,7 +63,8 @@ impl World {
         let address = self.listener.local_addr().unwrap();
         let (stream, accepted) = tokio::join!(TcpStream::connect(address), self.listener.accept());
         let (stream, (served, _)) = (stream.unwrap(), accepted.unwrap());
-        let place = self.admission.admit(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap();
+        let from = Ipv4Addr::from(self.addresses.fetch_add(1, Ordering::Relaxed));
+        let place = self.admission.admit(IpAddr::V4(from)).unwrap();
         let mut seated = None;
         self.relay.join(None, &[], Visitor::default(), |member, _| {
             let (outbox, client_id) = (member.outbox.clone(), Arc::clone(&member.client_id));
@@ -73,7 +85,8 @@ impl World {
 
     async fn end(self) {
         self.stop.cancel();
-        timeout(Duration::from_secs(10), self.shard).await.expect("the shard does not end").unwrap();
+        let shard = self.shard.expect("it goes by itself");
+        timeout(Duration::from_secs(10), shard).await.expect("the shard does not end").unwrap();
     }
 }
 
@@ -255,4 +268,137 @@ async fn passes_reach_everybody_while_sockets_come_and_go() {
     }
     drop(clients);
     world.end().await;
+}
+
+#[tokio::test]
+async fn a_pass_ends_though_sockets_go_all_the_while() {
+    let (world, mut shard) = World::by_hand().await;
+    let mut clients = Vec::new();
+    for _ in 0..3 * SLICE {
+        clients.push(world.client(&[]).await);
+    }
+    while !shard.is_idle() || shard.sockets.len() < clients.len() {
+        shard.turn();
+    }
+    world.tell("a", None);
+    for turn in 1..=3 {
+        let (id, _) = shard.sockets.get_index(fastrand::usize(..shard.sockets.len())).unwrap();
+        shard.over.push((*id, Over::Lost));
+        shard.turn();
+        assert_eq!(shard.pass.done == shard.log.head(), turn == 3, "after {turn} slices");
+    }
+    assert_eq!(shard.sockets.len(), 3 * SLICE - 3, "buried in between");
+    for client in &mut clients {
+        client.hears(&["a"]).await;
+    }
+}
+
+/// So much of the log is kept.
+fn kept(log: &Log) -> usize {
+    log.between(0, log.head()).len()
+}
+
+#[tokio::test]
+async fn one_that_is_to_close_and_takes_nothing_does_not_hold_the_log() {
+    let (world, mut shard) = World::by_hand().await;
+    let mut reading = world.client(&[]).await;
+    let text = "x".repeat(100_000);
+    let mut tell = async |shard: &mut Shard, count: usize| {
+        for _ in 0..count {
+            world.tell(&text, None);
+            shard.turn();
+            reading.hears(&[&text]).await;
+        }
+    };
+
+    let slow = world.client(&[]).await;
+    while world.relay.find(&slow.client_id).is_some() {
+        tell(&mut shard, 1).await;
+    }
+    tell(&mut shard, 2 * OUTBOX / text.len()).await;
+    assert!(kept(&shard.log) < OUTBOX / 2, "{} after it was cut off", kept(&shard.log));
+    assert_eq!(shard.sockets.len(), 2, "it may still read the close");
+
+    let restarted = world.client(&[]).await;
+    shard.turn();
+    while shard.sockets.last().is_some_and(|(_, resident)| !resident.socket.is_blocked) {
+        tell(&mut shard, 1).await;
+    }
+    restarted.outbox.close(Close::new(CloseCode::Restart, "restart"));
+    tell(&mut shard, 2 * OUTBOX / text.len()).await;
+    assert!(kept(&shard.log) < OUTBOX / 2, "{} after another is to come back", kept(&shard.log));
+    assert_eq!(shard.sockets.len(), 2, "it is dropped by the same limit");
+}
+
+#[tokio::test]
+async fn what_many_are_told_at_once_goes_in_slices_too() {
+    let (world, mut shard) = World::by_hand().await;
+    let mailbox = &world.relay.shards[0];
+    let channel = Channel::new("c").unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..3 * SLICE {
+        let client = world.client(&[]).await;
+        mailbox.send(Command::Enter(client.outbox.id, channel.clone()));
+        clients.push(client);
+    }
+    shard.turn();
+    assert_eq!((shard.sockets.len(), shard.commands.len()), (SLICE / 2, 5 * SLICE));
+    while !shard.is_idle() {
+        shard.turn();
+    }
+
+    mailbox.tell(Some(channel.clone()), None, Frame::text(b"a"));
+    shard.turn();
+    assert_eq!(shard.listed.len(), 2 * SLICE, "are written to in the next turns");
+    shard.turn();
+    shard.turn();
+    assert!(shard.is_idle());
+    for client in &mut clients {
+        client.hears(&["a"]).await;
+    }
+
+    // More than may wait: that stays with the topic.
+    let count = 3 * TURNS / clients.len();
+    for _ in 0..count {
+        mailbox.tell(Some(channel.clone()), None, Frame::text(b"b"));
+    }
+    let mut most = 0;
+    while !shard.is_idle() || !mailbox.is_empty() {
+        shard.obey();
+        most = most.max(shard.sockets.values().map(|resident| resident.socket.turns()).sum());
+        shard.write();
+    }
+    assert!(most <= TURNS + clients.len(), "{most} turns");
+    for client in &mut clients {
+        client.hears(&vec!["b"; count]).await;
+    }
+}
+
+#[tokio::test]
+async fn one_that_reads_again_in_time_hears_all_and_is_heard() {
+    let (world, mut shard) = World::by_hand().await;
+    let mut client = world.client(&[]).await;
+    shard.turn();
+    let text = "x".repeat(100_000);
+    let mut told = 0;
+    while !shard.sockets[0].socket.is_blocked {
+        world.tell(&text, None);
+        shard.turn();
+        told += 1;
+    }
+    // What it says meanwhile waits with the system.
+    client.stream.write_all(&[0x89, 0x81, 0, 0, 0, 0, b'p']).await.unwrap();
+    client.say("to it alone");
+    world.tell("to all", None);
+    shard.turn();
+    assert!(shard.sockets[0].socket.is_blocked);
+
+    let shard = tokio::spawn(shard.run(world.stop.clone()));
+    client.hears(&vec![text.as_str(); told]).await;
+    client.hears(&["to it alone", "to all"]).await;
+    assert_eq!(client.frame().await, (0x8a, b"p".into()));
+    client.stream.write_all(&[0x88, 0x82, 0, 0, 0, 0, 3, 0xe8]).await.unwrap();
+    client.is_closed(1000).await;
+    drop(client);
+    World { shard: Some(shard), ..world }.end().await;
 }

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::support::client::{Raw, next};
-use crate::support::until;
 use crate::support::vm::Vm;
+use crate::support::{until, within};
 
 #[tokio::test]
 async fn a_new_socket_is_greeted_in_order() {
@@ -126,8 +126,22 @@ async fn a_message_in_fragments_is_one_message() {
     raw.frame(0x01, br#"{"type":"#).await;
     // A ping between fragments is legal and answered.
     raw.frame(0x89, b"between").await;
+    pong(&mut raw, b"between").await;
     raw.frame(0x80, br#""alert"}"#).await;
     witness.expect("alert").await;
+    let longest = [b'x'; 125];
+    raw.frame(0x89, &longest).await;
+    pong(&mut raw, &longest).await;
+}
+
+/// Reads up to a pong, which has the ping's bytes.
+async fn pong(raw: &mut Raw, payload: &[u8]) {
+    loop {
+        let (opcode, told) = within("pong", raw.next()).await.unwrap();
+        if opcode == 0xa {
+            return assert_eq!(told, payload);
+        }
+    }
 }
 
 #[tokio::test]
@@ -142,7 +156,7 @@ async fn a_half_sent_handshake_is_dropped_after_ten_seconds() {
     vm.connect().await.alert(json!({})).await;
     for stream in [&mut half, &mut silent] {
         let mut rest = Vec::new();
-        crate::support::within("end of the connection", stream.read_to_end(&mut rest)).await.unwrap();
+        within("end of the connection", stream.read_to_end(&mut rest)).await.unwrap();
         let took = begun.elapsed().as_secs_f64();
         assert!((9.0..15.0).contains(&took), "after {took} s");
     }
@@ -155,6 +169,12 @@ async fn a_client_s_close_is_answered() {
     let mut raw = Raw::connect(vm.port).await;
     raw.frame(0x88, &1000_u16.to_be_bytes()).await;
     assert_eq!(raw.closed().await, Some(1000));
+    let mut own = Raw::connect(vm.port).await;
+    own.frame(0x88, &[&4321_u16.to_be_bytes()[..], b"its own reason"].concat()).await;
+    assert_eq!(own.closed().await, Some(4321));
+    let mut without = Raw::connect(vm.port).await;
+    without.frame(0x88, b"").await;
+    assert_eq!(without.closed().await, Some(1005), "no code for none");
     until("end of the socket", async || {
         let status = crate::support::http::get(vm.port, "/status").await.json();
         (status["connectedClients"] == 0).then_some(())

@@ -223,13 +223,13 @@ impl Raw {
         Ok((opcode, usize::try_from(length).unwrap()))
     }
 
-    /// Reads frames up to a close; its code, if one came.
+    /// Reads frames up to a close; its code, if one came, where 1005 stands for none (RFC 6455, 7.1.5).
     pub async fn closed(&mut self) -> Option<u16> {
         within("close", async {
             loop {
                 let (opcode, payload) = self.next().await.ok()?;
                 if opcode == 8 {
-                    return Some(u16::from_be_bytes([payload[0], payload[1]]));
+                    return Some(payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code)));
                 }
             }
         })
