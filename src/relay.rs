@@ -146,10 +146,11 @@ impl Relay {
         let since = since.map(|since| Cursor::parse(since, self.bus.tag()));
         let mut errors = Vec::new();
 
-        let mut state = self.state();
-        let outbox = state.hub.join(Arc::clone(&client_id), visitor.user.clone());
-        self.metrics.connections.set(state.hub.len() as i64);
+        let outbox = self.state().hub.join(Arc::clone(&client_id), visitor.user.clone());
+        // Made before the lock is taken for good: dropped in a panic under it, it would wait for itself.
         let member = Member { relay: Arc::clone(self), client_id, outbox, visitor };
+        let mut state = self.state();
+        self.metrics.connections.set(state.hub.len() as i64);
         for name in channels {
             let entered = self.enter(&mut state, &member, Channel::new(name));
             // Who asks for thousands that are none is told enough by these.

@@ -16,6 +16,7 @@ mod tests;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -59,6 +60,9 @@ const GOLDEN: f64 = 0.618_033_988;
 /// Bytes that are read of a socket at once; and how often before it is another one's turn.
 const READ_BUFFER: usize = 16 << 10;
 const READS: usize = 4;
+
+/// A shard that always finds a new command waiting lets others on its thread go first after so many.
+const TURNS_AT_ONCE: u64 = 64;
 
 /// How finely time is kept.
 const TICK: Duration = Duration::from_millis(100);
@@ -193,8 +197,9 @@ impl Shard {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        loop {
-            let idle = self.is_idle();
+        for turn in 1_u64.. {
+            // Where commands come without end, others on this thread have their turn all the same.
+            let idle = self.is_idle() && turn % TURNS_AT_ONCE != 0;
             select! {
                 // The tick first, or one that is always busy would have none.
                 biased;
@@ -410,7 +415,14 @@ impl Shard {
                         return false;
                     }
                 }
-                Said::Text(text) => self.relay.handle(member, &text),
+                Said::Text(text) => {
+                    // A defect that one client's message finds is to be that client's alone.
+                    let handled = catch_unwind(AssertUnwindSafe(|| self.relay.handle(member, &text)));
+                    if handled.is_err() {
+                        self.close(id, &Close::new(CloseCode::Defect, "this message found a defect"), false);
+                        return false;
+                    }
+                }
                 Said::Ping(payload) => {
                     let pong = Message::from(Frame::pong(&payload));
                     socket.say(&self.log, pong, limits.outbox_bytes);

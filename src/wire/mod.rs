@@ -36,6 +36,8 @@ pub enum CloseCode {
     /// The app does not want it any longer.
     Dismissed,
     TooLarge,
+    /// A defect of this program.
+    Defect,
     Restart,
     SlowConsumer,
 }
@@ -50,6 +52,7 @@ impl CloseCode {
             Self::NotUtf8 => 1007,
             Self::Flooding | Self::Expired | Self::Dismissed => 1008,
             Self::TooLarge => 1009,
+            Self::Defect => 1011,
             Self::Restart => 1012,
             Self::SlowConsumer => 1013,
         }
@@ -66,6 +69,7 @@ impl CloseCode {
             Self::Expired => "expired",
             Self::Dismissed => "dismissed",
             Self::TooLarge => "too_large",
+            Self::Defect => "defect",
             Self::Restart => "restart",
             Self::SlowConsumer => "slow_consumer",
         }
