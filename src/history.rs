@@ -25,6 +25,10 @@ const PAGE: usize = 64;
 /// what the topic repeats is known by its number.
 const LEAST_SEEN: usize = 65_536;
 
+/// What an event takes in the window at least, with its [`OVERHEAD`]: more do not fit into its bytes, on
+/// however many channels.
+const LEAST_EVENT: usize = 128;
+
 /// What one remembered event takes beside its bytes, so that the bound holds for small ones too.
 const OVERHEAD: usize = 64;
 
@@ -102,7 +106,7 @@ impl History {
             events: 0,
             bytes: 0,
             reaches: clock::now_micros() - micros(limits.age),
-            seen: Seen::new(LEAST_SEEN.max(2 * limits.events)),
+            seen: Seen::new(LEAST_SEEN.max(limits.bytes / LEAST_EVENT)),
         }
     }
 
@@ -508,6 +512,20 @@ mod tests {
             drop(ledger);
         }
         drop(catch_up);
+    }
+
+    #[test]
+    fn ids_are_remembered_for_as_long_as_their_events_however_many_channels_there_are() {
+        let mut history = history(1_000, 64 << 20);
+        let now = clock::now_micros();
+        let ids: Vec<_> = (0..100_000).map(|number| format!("{number}")).collect();
+        for (number, id) in ids.iter().enumerate() {
+            let channel = Channel::new(&format!("channel-{}", number % 100)).unwrap();
+            assert!(history.first_sight(id));
+            history.push(Some(&channel), now, Bytes::from(id.clone()));
+        }
+        assert_eq!(history.len(), ids.len());
+        assert!(ids.iter().all(|id| !history.first_sight(id)));
     }
 
     #[test]
