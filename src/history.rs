@@ -185,9 +185,9 @@ impl History {
         let mut absent = Stream::new(self.reaches);
         let stream = self.streams.get_mut(&channel.cloned()).unwrap_or(&mut absent);
         let parts = stream.pages.iter_mut().filter_map(|page| page.since(from)).collect();
-        let missing = since.filter(|since| *since < stream.reaches);
-        let hole = |since| Hole { reason: stream.reason, from: Some(since), to: stream.reaches };
-        CatchUp { parts, missing: missing.map(hole) }
+        // What comes before the cursor all the same is not all there either then.
+        let hole = Hole { reason: stream.reason, from: Some(from), to: stream.reaches };
+        CatchUp { parts, missing: since.filter(|since| *since < stream.reaches).map(|_| hole) }
     }
 
     /// Everything of a channel published at or after this is here (µs).
@@ -398,7 +398,8 @@ mod tests {
         assert_eq!(all.missing, None, "who names no cursor misses nothing");
         let since = now - 400 * SECOND;
         let early = history.since(None, Some(since), OVERLAP);
-        let hole = Hole { reason: Missing::TooMany, from: Some(since), to: now - 300 * SECOND };
+        let from = Some(since - micros(OVERLAP));
+        let hole = Hole { reason: Missing::TooMany, from, to: now - 300 * SECOND };
         assert_eq!(early.missing, Some(hole));
         let late = history.since(None, Some(now - 110 * SECOND), OVERLAP);
         assert_eq!(texts(&late), ["c"]);
