@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::support::client::Client;
-use crate::support::emulator::Emulator;
+use crate::support::emulator::{Emulator, PROJECT};
 use crate::support::gate::{Gate, Refused};
 use crate::support::http::get;
 use crate::support::listener::Listener;
@@ -142,6 +142,33 @@ async fn a_vm_that_finds_its_subscription_detached_makes_it_anew() {
     ams.ready().await;
     ams.connect().await.alert(json!({})).await;
     assert_eq!(ams.lines(OUTAGE).len(), 0);
+}
+
+#[tokio::test]
+async fn a_topic_whose_retention_can_not_be_mended_is_told_of_with_how_to_mend_it() {
+    for (refused, says) in [
+        (Refused::Changing, "the topic does not keep its messages long enough"),
+        (Refused::Looking, "can't see whether the topic keeps its messages long enough"),
+    ] {
+        let emulator = Emulator::start().await;
+        emulator.create_topic("ALIEN_NOTIFICATIONS").await;
+        let gate = Gate::to(emulator.port).await;
+        gate.refuse(refused);
+        let ams = Vm::spawn_on(&gate.host(), "ams", &[("HISTORY_SECONDS", "1800")]).await;
+        let line = ams.logged(says).await;
+        assert_eq!(line["level"], "WARN");
+        let told = line["message"].as_str().unwrap();
+        let topic = format!("projects/{PROJECT}/topics/ALIEN_NOTIFICATIONS");
+        let mend = format!("gcloud pubsub topics update {topic} --message-retention-duration=2100s");
+        assert!(
+            told.contains("a new VM does not know what was before it") && told.ends_with(&mend),
+            "{told}"
+        );
+        // It serves all the same.
+        ams.ready().await;
+        ams.connect().await.alert(json!({})).await;
+        assert!(emulator.topic("ALIEN_NOTIFICATIONS").await["messageRetentionDuration"].is_null());
+    }
 }
 
 async fn pass(scene: &mut Scene) {
