@@ -25,6 +25,10 @@ const PAGE: usize = 64;
 /// what the topic repeats is known by its number.
 const LEAST_SEEN: usize = 65_536;
 
+/// What an event takes in the window at least, with its [`OVERHEAD`]: more do not fit into its bytes, on
+/// however many channels.
+const LEAST_EVENT: usize = 128;
+
 /// What one remembered event takes beside its bytes, so that the bound holds for small ones too.
 const OVERHEAD: usize = 64;
 
@@ -102,7 +106,7 @@ impl History {
             events: 0,
             bytes: 0,
             reaches: clock::now_micros() - micros(limits.age),
-            seen: Seen::new(LEAST_SEEN.max(2 * limits.events)),
+            seen: Seen::new(LEAST_SEEN.max(limits.bytes / LEAST_EVENT)),
         }
     }
 
@@ -181,9 +185,9 @@ impl History {
         let mut absent = Stream::new(self.reaches);
         let stream = self.streams.get_mut(&channel.cloned()).unwrap_or(&mut absent);
         let parts = stream.pages.iter_mut().filter_map(|page| page.since(from)).collect();
-        let missing = since.filter(|since| *since < stream.reaches);
-        let hole = |since| Hole { reason: stream.reason, from: Some(since), to: stream.reaches };
-        CatchUp { parts, missing: missing.map(hole) }
+        // What comes before the cursor all the same is not all there either then.
+        let hole = Hole { reason: stream.reason, from: Some(from), to: stream.reaches };
+        CatchUp { parts, missing: since.filter(|since| *since < stream.reaches).map(|_| hole) }
     }
 
     /// Everything of a channel published at or after this is here (µs).
@@ -394,7 +398,8 @@ mod tests {
         assert_eq!(all.missing, None, "who names no cursor misses nothing");
         let since = now - 400 * SECOND;
         let early = history.since(None, Some(since), OVERLAP);
-        let hole = Hole { reason: Missing::TooMany, from: Some(since), to: now - 300 * SECOND };
+        let from = Some(since - micros(OVERLAP));
+        let hole = Hole { reason: Missing::TooMany, from, to: now - 300 * SECOND };
         assert_eq!(early.missing, Some(hole));
         let late = history.since(None, Some(now - 110 * SECOND), OVERLAP);
         assert_eq!(texts(&late), ["c"]);
@@ -508,6 +513,20 @@ mod tests {
             drop(ledger);
         }
         drop(catch_up);
+    }
+
+    #[test]
+    fn ids_are_remembered_for_as_long_as_their_events_however_many_channels_there_are() {
+        let mut history = history(1_000, 64 << 20);
+        let now = clock::now_micros();
+        let ids: Vec<_> = (0..100_000).map(|number| format!("{number}")).collect();
+        for (number, id) in ids.iter().enumerate() {
+            let channel = Channel::new(&format!("channel-{}", number % 100)).unwrap();
+            assert!(history.first_sight(id));
+            history.push(Some(&channel), now, Bytes::from(id.clone()));
+        }
+        assert_eq!(history.len(), ids.len());
+        assert!(ids.iter().all(|id| !history.first_sight(id)));
     }
 
     #[test]

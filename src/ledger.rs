@@ -41,7 +41,7 @@ const HOLE_BYTES: usize = 2 * size_of::<Hole>();
 const MAX_HOLES: usize = 64;
 
 /// Ranges of numbers that are read of one message.
-const MAX_RANGES: usize = 1_024;
+pub const MAX_RANGES: usize = 1_024;
 
 /// Ended processes that one beacon vouches for, and what is told of each.
 const VOUCHED: usize = 16;

@@ -20,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::bus::{Bus, BusError, Message};
 use crate::clock::{self, Backoff, micros};
 use crate::event::{Event, Sequence, Told};
+use crate::ledger::MAX_RANGES;
 
 /// How long an event is tried. Longer than a hiccup, shorter than the patience of the person who
 /// pressed the button.
@@ -35,9 +36,9 @@ const MAX_BYTES: usize = 8 << 20;
 /// The window's beginning is known to one part in so many.
 pub const MARKS: u32 = 32;
 
-/// Ranges of given-up numbers waiting to be told. An outage makes one; beyond that the oldest are
-/// left to the others' patience.
-const MAX_GIVEN_UP: usize = 256;
+/// Ranges of given-up numbers waiting to be told. An outage makes one in the end, but until then its
+/// numbers are given up in any order. Beyond that the oldest are left to the others' patience.
+const MAX_GIVEN_UP: usize = MAX_EVENTS;
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -160,11 +161,12 @@ impl Publishing {
         self.numbers().settled()
     }
 
-    /// The settled numbers that were given up and are not told yet; [`Publishing::told`] when they are.
+    /// The settled numbers that were given up and are not told yet, as many as others read of one beacon;
+    /// [`Publishing::told`] when they are.
     pub fn given_up(&self) -> Vec<Range<u64>> {
         let mut numbers = self.numbers();
         let end = numbers.settled().number + 1;
-        numbers.given_up.iter().filter(|numbers| numbers.end <= end).cloned().collect()
+        numbers.given_up.iter().filter(|numbers| numbers.end <= end).take(MAX_RANGES).cloned().collect()
     }
 
     pub fn told(&self, given_up: &[Range<u64>]) {
@@ -271,7 +273,68 @@ impl Numbers {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::value::RawValue;
+    use tokio::sync::mpsc;
+
     use super::*;
+    use crate::bus::stormy::{Link, Topic};
+    use crate::event::{Kind, Origin};
+
+    /// An alert whose data takes so many bytes.
+    fn event(bytes: usize) -> Event {
+        Event {
+            id: "e".into(),
+            kind: Kind::Alert,
+            channel: None,
+            sender_id: "s".into(),
+            data: RawValue::from_string(format!("\"{}\"", "x".repeat(bytes - 2))).unwrap(),
+            timestamp: 0,
+            origin: Origin { instance: "a".into(), region: "ams".into() },
+            sequence: Sequence::default(),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_is_bounded_by_number_by_bytes_and_by_age() {
+        let member = Topic::new(0).member("a");
+        let publishing = Publishing::new(Bus::Stormy(member.clone()), Duration::from_secs(3600));
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let publish = |bytes| {
+            let tell = tell.clone();
+            publishing.publish(event(bytes), move |confirmed| tell.send(confirmed.is_ok()).unwrap());
+        };
+        let mut numbers = 0;
+        for broken in [Link::Cut, Link::Hung] {
+            for (most, bytes) in [(MAX_EVENTS, 2), (8, MAX_BYTES / 8)] {
+                for mended in [true, false] {
+                    member.set_link(broken);
+                    let begun = Instant::now();
+                    (0..most).for_each(|_| publish(bytes));
+                    numbers += most as u64;
+                    assert!(told.try_recv().is_err(), "all of them wait");
+                    publish(bytes);
+                    assert_eq!(told.try_recv(), Ok(false), "one too many is refused at once");
+                    tokio::time::sleep(PATIENCE / 2).await;
+                    if mended {
+                        member.set_link(Link::Up);
+                    }
+                    for _ in 0..most {
+                        assert_eq!(told.recv().await, Some(mended), "{broken:?}");
+                    }
+                    let took = begun.elapsed();
+                    assert!(took <= PATIENCE, "{took:?}");
+                    assert!(
+                        mended || took > PATIENCE - Duration::from_secs(5),
+                        "not tried to the end: {took:?}"
+                    );
+                    let gone: u64 = publishing.given_up().iter().map(|gone| gone.end - gone.start).sum();
+                    assert_eq!(gone, if mended { 0 } else { most as u64 }, "told to the other VMs");
+                    publishing.told(&publishing.given_up());
+                    assert_eq!(publishing.settled().number, numbers);
+                }
+            }
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_beacon_speaks_only_of_what_is_settled() {

@@ -608,22 +608,112 @@ impl Drop for Member {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bus::{Join, Message};
+    use crate::bus::{Inbox, Join, Message};
+    use crate::frame::Frame;
+    use crate::shard::Command;
     use crate::vm;
+
+    /// An event of another VM; `id` is JSON.
+    fn event(number: u64, id: &str) -> Message {
+        let event = format!(
+            r#"{{"event":{{"id":{id},"type":"alert","senderId":"s","data":1,"timestamp":7,
+            "origin":{{"instance":"other","region":"ams"}},
+            "sequence":{{"started":1,"number":{number},"first":1,"firstAt":1}}}}}}"#
+        );
+        Message { data: event.into(), to: None }
+    }
+
+    /// A relay, and its inbox on a topic of its own.
+    async fn relay() -> (Arc<Relay>, Inbox) {
+        let config = Config::from_vars([]).unwrap();
+        let bus = vm::bus(&config).await.unwrap();
+        let inbox = bus.join(Join::Resume, clock::now_micros()).await.unwrap();
+        let relay = Arc::new(Relay::new(config, bus, 1));
+        relay.health.ready();
+        (relay, inbox)
+    }
+
+    /// A socket, and what it hears first.
+    fn join(relay: &Arc<Relay>, since: &str) -> (Member, String) {
+        let mut seated = None;
+        relay
+            .join(Some(since), &[], Visitor::default(), |member, greeting| seated = Some((member, greeting)));
+        let (member, greeting) = seated.unwrap();
+        (member, String::from_utf8_lossy(&greeting.concat()).into_owned())
+    }
+
+    /// What all sockets were told since this was last asked.
+    fn told(relay: &Relay) -> Vec<String> {
+        let text = |frame: &Frame| String::from_utf8_lossy(&frame.payload()).into_owned();
+        let told = relay.shards[0].waiting().into_iter().filter_map(|command| match command {
+            Command::Tell(_, frame) => Some(text(&frame)),
+            _ => None,
+        });
+        told.collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_hole_is_counted_and_filled_by_a_seek() {
+        let (relay, mut inbox) = relay().await;
+        let since = Cursor { topic: relay.bus.tag(), at: clock::now_micros() }.to_string();
+        let (_member, greeting) = join(&relay, &since);
+        assert!(greeting.contains(r#""complete":true"#), "{greeting}");
+        for number in 1..=3 {
+            relay.bus.publish(event(number, &format!("\"#{number}\""))).await.unwrap();
+            let delivery = inbox.next().await.unwrap();
+            // One is lost on its way.
+            if number == 2 { delivery.ack() } else { _ = relay.receive(delivery) }
+        }
+        assert_eq!(relay.tend_ledger(), None, "it may just have been overtaken");
+        assert_eq!(relay.metrics.holes.get(), 0);
+        tokio::time::advance(Duration::from_secs(15)).await;
+        assert_eq!(relay.tend_ledger(), Some(Search::Again));
+        assert_eq!(relay.metrics.holes.get(), 1);
+        let (_, greeting) = join(&relay, &since);
+        assert!(greeting.contains(r#""complete":false,"reason":"gap""#), "{greeting}");
+
+        relay.bus.seek(relay.memory_begins()).await.unwrap();
+        for _ in 1..=3 {
+            relay.receive(inbox.next().await.unwrap());
+        }
+        let told = told(&relay);
+        for number in 1..=3 {
+            let times = told.iter().filter(|text| text.contains(&format!("\"#{number}\""))).count();
+            assert_eq!(times, 1, "{told:?}");
+        }
+        let (_, greeting) = join(&relay, &since);
+        assert!(greeting.contains(r#""complete":true"#), "{greeting}");
+        assert_eq!((relay.tend_ledger(), relay.metrics.lost.get()), (None, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_never_comes_is_told_to_who_is_there_and_to_who_comes() {
+        let (relay, mut inbox) = relay().await;
+        let since = Cursor { topic: relay.bus.tag(), at: clock::now_micros() }.to_string();
+        let (_member, _) = join(&relay, &since);
+        for number in [1, 3] {
+            relay.bus.publish(event(number, &format!("\"#{number}\""))).await.unwrap();
+            relay.receive(inbox.next().await.unwrap());
+        }
+        for (wait, search) in [(15, Some(Search::Again)), (30, Some(Search::Anew)), (15, None)] {
+            assert_eq!(relay.metrics.lost.get(), 0);
+            assert!(told(&relay).iter().all(|text| !text.contains("refresh-store")));
+            tokio::time::advance(Duration::from_secs(wait)).await;
+            assert_eq!(relay.tend_ledger(), search);
+        }
+        assert_eq!((relay.metrics.holes.get(), relay.metrics.lost.get()), (1, 1));
+        let gap = r#""complete":false,"reason":"gap","missing":{"from":"#;
+        let told = told(&relay);
+        assert!(told.len() == 1 && told[0].contains("refresh-store") && told[0].contains(gap), "{told:?}");
+        let (_, greeting) = join(&relay, &since);
+        assert!(greeting.contains(gap), "{greeting}");
+    }
 
     #[tokio::test]
     async fn a_newer_version_s_event_leaves_no_hole() {
-        let config = Config::from_vars([]).unwrap();
-        let bus = vm::bus(&config).await.unwrap();
-        let relay = Relay::new(config, bus.clone(), 1);
-        let mut inbox = bus.join(Join::Resume, clock::now_micros()).await.unwrap();
+        let (relay, mut inbox) = relay().await;
         let mut tell = async |number: u64, id: &str| {
-            let event = format!(
-                r#"{{"event":{{"id":{id},"type":"alert","senderId":"s","data":1,"timestamp":7,
-                "origin":{{"instance":"newer","region":"ams"}},
-                "sequence":{{"started":1,"number":{number},"first":1,"firstAt":1}}}}}}"#
-            );
-            bus.publish(Message { data: event.into(), to: None }).await.unwrap();
+            relay.bus.publish(event(number, id)).await.unwrap();
             relay.receive(inbox.next().await.unwrap());
         };
         tell(1, r#""a""#).await;

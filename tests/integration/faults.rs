@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::support::client::Client;
-use crate::support::emulator::Emulator;
+use crate::support::emulator::{Emulator, PROJECT};
 use crate::support::gate::{Gate, Refused};
 use crate::support::http::get;
 use crate::support::listener::Listener;
@@ -29,6 +29,9 @@ const RECOVERY: Duration = Duration::from_secs(45);
 /// All is heard within this, though messages went to a stream that is no more: a beacon tells of them after
 /// 15 s at most, they are sought within 15 s, and within 30 s more over a new subscription.
 const HEARD: Duration = Duration::from_secs(65);
+
+/// A fault that is noticed at once lasts so long, for several tries to be made meanwhile.
+const RETRIES: Duration = Duration::from_secs(10);
 
 /// An alert is answered within this, whatever happens.
 const ANSWER: Duration = Duration::from_secs(35);
@@ -67,20 +70,23 @@ async fn the_endpoint_refuses_for_a_minute() {
 #[tokio::test]
 async fn the_stream_hangs_without_an_error() {
     let hang = async |scene: &mut Scene| scene.proxy.set(Mode::BlackHole);
-    lasting(Scene::start().await, "black hole", Duration::ZERO, hang, pass).await;
+    let scene = lasting(Scene::start().await, "black hole", Duration::ZERO, hang, pass).await;
+    scene.assert_named("has not come back");
 }
 
 #[tokio::test]
 async fn what_hung_is_cut_in_the_end() {
     let hang = async |scene: &mut Scene| scene.proxy.set(Mode::BlackHole);
     let cut = async |scene: &mut Scene| scene.proxy.set(Mode::Cut);
-    lasting(Scene::start().await, "black hole, then cut", Duration::ZERO, hang, cut).await;
+    let scene = lasting(Scene::start().await, "black hole, then cut", Duration::ZERO, hang, cut).await;
+    scene.assert_named("has not come back");
 }
 
 #[tokio::test]
 async fn permission_is_taken_away_and_given_back() {
     let deny = async |scene: &mut Scene| scene.gate.refuse(Refused::All);
-    lasting(Scene::gated().await, "permission denied", Duration::ZERO, deny, pass).await;
+    let scene = lasting(Scene::gated().await, "permission denied", RETRIES, deny, pass).await;
+    scene.assert_named("PERMISSION_DENIED");
 }
 
 #[tokio::test]
@@ -91,7 +97,8 @@ async fn the_right_to_publish_is_taken_away_and_given_back() {
         scene.heard_by("ams", &["early via sin", "late via sin"]).await;
         scene.gate.refuse(Refused::Nothing);
     };
-    lasting(Scene::gated().await, "publishing denied", Duration::ZERO, deny, give_back).await;
+    let scene = lasting(Scene::gated().await, "publishing denied", Duration::ZERO, deny, give_back).await;
+    scene.assert_named("PERMISSION_DENIED");
 }
 
 #[tokio::test]
@@ -102,13 +109,15 @@ async fn the_right_to_consume_is_taken_away_and_given_back() {
         scene.heard_by("sin", &["early via ams", "late via ams"]).await;
         scene.gate.refuse(Refused::Nothing);
     };
-    lasting(Scene::gated().await, "consuming denied", Duration::ZERO, deny, give_back).await;
+    let scene = lasting(Scene::gated().await, "consuming denied", RETRIES, deny, give_back).await;
+    scene.assert_named("PERMISSION_DENIED");
 }
 
 #[tokio::test]
 async fn the_subscription_is_detached() {
     let detach = async |scene: &mut Scene| scene.gate.refuse(Refused::Detached);
-    passing(Scene::gated().await, "subscription detached", detach).await;
+    let scene = passing(Scene::gated().await, "subscription detached", detach).await;
+    scene.assert_named("is detached");
 }
 
 #[tokio::test]
@@ -121,13 +130,15 @@ async fn the_emulator_is_killed_and_starts_again_empty() {
 #[tokio::test]
 async fn the_subscription_is_deleted() {
     let delete = async |scene: &mut Scene| scene.emulator.delete("subscriptions/ID_vm-ams").await;
-    passing(Scene::start().await, "subscription deleted", delete).await;
+    let scene = passing(Scene::start().await, "subscription deleted", delete).await;
+    scene.assert_named("Subscription does not exist");
 }
 
 #[tokio::test]
 async fn the_topic_is_deleted() {
     let delete = async |scene: &mut Scene| scene.emulator.delete("topics/ALIEN_NOTIFICATIONS").await;
-    passing(Scene::start().await, "topic deleted", delete).await;
+    let scene = passing(Scene::start().await, "topic deleted", delete).await;
+    scene.assert_named("Topic not found");
 }
 
 #[tokio::test]
@@ -144,6 +155,33 @@ async fn a_vm_that_finds_its_subscription_detached_makes_it_anew() {
     assert_eq!(ams.lines(OUTAGE).len(), 0);
 }
 
+#[tokio::test]
+async fn a_topic_whose_retention_can_not_be_mended_is_told_of_with_how_to_mend_it() {
+    for (refused, says) in [
+        (Refused::Changing, "the topic does not keep its messages long enough"),
+        (Refused::Looking, "can't see whether the topic keeps its messages long enough"),
+    ] {
+        let emulator = Emulator::start().await;
+        emulator.create_topic("ALIEN_NOTIFICATIONS").await;
+        let gate = Gate::to(emulator.port).await;
+        gate.refuse(refused);
+        let ams = Vm::spawn_on(&gate.host(), "ams", &[("HISTORY_SECONDS", "1800")]).await;
+        let line = ams.logged(says).await;
+        assert_eq!(line["level"], "WARN");
+        let told = line["message"].as_str().unwrap();
+        let topic = format!("projects/{PROJECT}/topics/ALIEN_NOTIFICATIONS");
+        let mend = format!("gcloud pubsub topics update {topic} --message-retention-duration=2100s");
+        assert!(
+            told.contains("a new VM does not know what was before it") && told.ends_with(&mend),
+            "{told}"
+        );
+        // It serves all the same.
+        ams.ready().await;
+        ams.connect().await.alert(json!({})).await;
+        assert!(emulator.topic("ALIEN_NOTIFICATIONS").await["messageRetentionDuration"].is_null());
+    }
+}
+
 async fn pass(scene: &mut Scene) {
     scene.proxy.set(Mode::Pass);
     scene.gate.refuse(Refused::Nothing);
@@ -156,7 +194,7 @@ async fn lasting(
     least: Duration,
     fault: impl AsyncFnOnce(&mut Scene),
     mend: impl AsyncFnOnce(&mut Scene),
-) {
+) -> Scene {
     let begun = Instant::now();
     fault(&mut scene).await;
     scene.alert("early").await;
@@ -172,10 +210,11 @@ async fn lasting(
     let times = format!("noticed after {noticed:.1?}, recovered {recovered:.1?} after its end");
     scene.end(what, &times).await;
     scene.assert_named_once();
+    scene
 }
 
 /// A fault that happens once and leaves the rest to the VM.
-async fn passing(mut scene: Scene, what: &str, fault: impl AsyncFnOnce(&mut Scene)) {
+async fn passing(mut scene: Scene, what: &str, fault: impl AsyncFnOnce(&mut Scene)) -> Scene {
     let begun = Instant::now();
     fault(&mut scene).await;
     scene.alert("during").await;
@@ -191,6 +230,7 @@ async fn passing(mut scene: Scene, what: &str, fault: impl AsyncFnOnce(&mut Scen
     let times = format!("noticed after {noticed:.1?}, recovered after {recovered:.1?}");
     scene.end(what, &times).await;
     scene.assert_named_once();
+    scene
 }
 
 struct Scene {
@@ -285,6 +325,7 @@ impl Scene {
                 let (answered, answer) = listener.answer(id, attempt, ANSWER).await;
                 let kind = if answer["type"] == "ack" { &answer["type"] } else { &answer["code"] };
                 if attempt == 0 {
+                    assert!(answered - *at < ANSWER, "{id}: answered after {:.1?}", answered - *at);
                     write!(told, "; {id}: {kind} after {:.1?}", answered - *at).unwrap();
                 }
                 if kind == "ack" {
@@ -345,6 +386,12 @@ impl Scene {
     fn outages(&self) -> Vec<Value> {
         let warnings = self.ams.lines(OUTAGE).into_iter().filter(|line| line["level"] == "WARN");
         warnings.skip(self.early).collect()
+    }
+
+    /// The log says what kind of fault it was.
+    fn assert_named(&self, by: &str) {
+        let outages = self.outages();
+        assert!(outages[0]["reason"].as_str().unwrap().contains(by), "{by} in {outages:?}");
     }
 
     /// A fault is named once. The emulator's old stream may take the beacons after it, which is another.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::client::Client;
+use crate::support::client::{Client, open};
 use crate::support::emulator::Emulator;
 use crate::support::http::get;
 use crate::support::until;
@@ -124,11 +124,24 @@ async fn a_killed_vm_takes_up_its_subscription_and_hears_what_it_missed() {
 #[tokio::test]
 async fn a_newborn_vm_knows_what_the_others_know() {
     let emulator = Emulator::start().await;
-    let ams = Vm::on(&emulator, "ams").await;
-    let id = ams.connect().await.alert(json!({})).await;
-    let sin = Vm::on(&emulator, "sin").await;
-    let client = sin.connect().await;
-    assert_eq!(ids(client.refresh["events"].as_array().unwrap()), [id]);
+    let haste = [("MESSAGE_RATE", "10000"), ("MESSAGE_BURST", "10000")];
+    let ams = Vm::spawn_on(&emulator.host(), "ams", &haste).await;
+    ams.ready().await;
+    // All that history holds, and so many deliveries.
+    let mut sender = ams.connect().await;
+    for _ in 0..1_000 {
+        sender.send(json!({"type": "alert"})).await;
+    }
+    for _ in 0..1_000 {
+        sender.expect("alert").await;
+    }
+    let known = ams.connect().await.refresh;
+    assert_eq!(known["events"].as_array().unwrap().len(), 1_000);
+    let sin = Vm::spawn_on(&emulator.host(), "sin", &[]).await;
+    // As soon as it takes sockets.
+    let client = until("a socket", async || open(sin.port, "/ws").await.ok()).await;
+    let refresh = Client::greeted(client).await.refresh;
+    assert_eq!(ids(refresh["events"].as_array().unwrap()), ids(known["events"].as_array().unwrap()));
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::client::{Raw, next};
+use crate::support::client::{Client, Raw, next};
 use crate::support::vm::Vm;
 use crate::support::{until, within};
 
@@ -89,7 +89,7 @@ async fn a_cursor_brings_what_was_missed() {
     let mut client = vm.connect().await;
     let id = client.alert(json!({})).await;
     let cursor = vm.connect().await.refresh["cursor"].as_str().unwrap().to_owned();
-    let back = crate::support::client::Client::connect(vm.port, &format!("/ws?since={cursor}")).await;
+    let back = Client::connect(vm.port, &format!("/ws?since={cursor}")).await;
     assert_eq!(back.refresh["complete"], true);
     // Catch-up overlaps, and the client drops what it has seen.
     assert_eq!(back.refresh["events"][0]["id"], id.as_str());
@@ -98,12 +98,27 @@ async fn a_cursor_brings_what_was_missed() {
 #[tokio::test]
 async fn a_bad_cursor_is_an_error_and_a_full_refresh() {
     let vm = Vm::alone(&[]).await;
-    let id = vm.connect().await.alert(json!({})).await;
-    for bad in ["nonsense", "", "00000000-5", "%00", "ffffffff-7fffffffffffffff"] {
-        let mut back = crate::support::client::Client::connect(vm.port, &format!("/ws?since={bad}")).await;
-        assert_eq!(back.refresh["events"][0]["id"], id.as_str());
+    let mut client = vm.connect().await;
+    let id = client.alert(json!({})).await;
+    let (topic, _) = client.connected["cursor"].as_str().unwrap().split_once('-').unwrap();
+    let future = format!("{topic}-7fffffffffffffff");
+    let long = "1".repeat(4_000);
+    for (bad, why) in [
+        ("nonsense", "not a cursor"),
+        ("", "not a cursor"),
+        ("%00", "not a cursor"),
+        (&long, "not a cursor"),
+        ("00000000-5", "another topic"),
+        (&future, "from the future"),
+    ] {
+        let mut back = Client::connect(vm.port, &format!("/ws?since={bad}")).await;
+        assert_eq!(back.refresh["events"][0]["id"], id.as_str(), "{bad}");
+        assert_eq!(back.refresh["complete"], false, "nobody knows what it lacks");
         let error = back.next().await;
         assert_eq!((&error["type"], &error["code"]), (&json!("error"), &json!("invalid_field")), "{bad}");
+        assert!(error["message"].as_str().unwrap().contains(why), "{bad}: {error}");
+        // It is a socket like any other.
+        back.alert(json!({})).await;
     }
 }
 

@@ -126,11 +126,21 @@ impl PubSub {
     pub(super) async fn keep_messages(&self) {
         let inner = &self.0;
         let wanted = duration(self.retention());
+        let otherwise = format!(
+            "a new VM does not know what was before it, and an outage may lose events. Mend it: \
+             gcloud pubsub topics update {} --message-retention-duration={}s",
+            inner.topic,
+            wanted.seconds(),
+        );
         let found: Topic = match call(inner.topics.get_topic().set_topic(&inner.topic).send()).await {
             Ok(found) => found,
             Err(failure) => {
                 let error = failure.of("looking at the topic");
-                return warn!(%error, "can't see how long the topic keeps its messages");
+                return warn!(
+                    %error,
+                    wanted = wanted.seconds(),
+                    "can't see whether the topic keeps its messages long enough; if not, {otherwise}"
+                );
             }
         };
         let kept = found.message_retention_duration.map_or(0, |kept| kept.seconds());
@@ -149,11 +159,7 @@ impl PubSub {
                     %error,
                     kept,
                     wanted = wanted.seconds(),
-                    "the topic does not keep its messages long enough: a new VM does not know what was \
-                     before it, and an outage may lose events. Mend it: gcloud pubsub topics update {} \
-                     --message-retention-duration={}s",
-                    inner.topic,
-                    wanted.seconds(),
+                    "the topic does not keep its messages long enough: {otherwise}"
                 );
             }
         }

@@ -22,7 +22,11 @@ pub struct Client {
 
 impl Client {
     pub async fn connect(port: u16, path: &str) -> Self {
-        let mut socket = open(port, path).await.unwrap();
+        Self::greeted(open(port, path).await.unwrap()).await
+    }
+
+    /// On an open socket, whose greeting is still to come.
+    pub async fn greeted(mut socket: WebSocketStream<TcpStream>) -> Self {
         let connected = next(&mut socket).await;
         assert_eq!(connected["type"], "connected");
         let refresh = next(&mut socket).await;

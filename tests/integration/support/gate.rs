@@ -31,6 +31,10 @@ pub enum Refused {
     Publishing,
     /// The right to consume is gone, which is asked for by seeking, too.
     Consuming,
+    /// The right to change the topic is gone.
+    Changing,
+    /// And that to look at it.
+    Looking,
     /// Consuming, since the subscription is detached, as it says itself: until it is deleted.
     Detached,
 }
@@ -109,10 +113,10 @@ impl Way {
         let path = request.uri().path().to_owned();
         let is_grpc = request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == "application/grpc");
         let refused = *self.refused.borrow();
-        if refused.concerns(&path) {
+        let method = request.method().clone();
+        if refused.concerns(&method, &path) {
             return Ok(refused.answer().response(is_grpc));
         }
-        let method = request.method().clone();
         let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
         *request.uri_mut() = format!("http://127.0.0.1:{}{target}", self.port).parse()?;
         let client = if request.version() == Version::HTTP_2 { &self.http2 } else { &self.http1 };
@@ -136,8 +140,12 @@ impl Way {
         let going_on = Some((body, self.refused.subscribe(), path));
         let frames = stream::unfold(going_on, |going_on| async {
             let (mut body, mut refused, path) = going_on?;
-            let refusal =
-                async { refused.wait_for(|refused| refused.concerns(&path)).await.map(|refused| *refused) };
+            let refusal = async {
+                refused
+                    .wait_for(|refused| refused.concerns(&Method::POST, &path))
+                    .await
+                    .map(|refused| *refused)
+            };
             select! {
                 frame = body.frame() => Some((frame?.map_err(Into::into), Some((body, refused, path)))),
                 Ok(refused) = refusal => Some((Ok(Frame::trailers(refused.answer().trailers())), None)),
@@ -148,13 +156,15 @@ impl Way {
 }
 
 impl Refused {
-    fn concerns(self, path: &str) -> bool {
+    fn concerns(self, method: &Method, path: &str) -> bool {
         let consuming = path.starts_with("/google.pubsub.v1.Subscriber/") || path.ends_with(":seek");
         match self {
             Self::Nothing => false,
             Self::All => true,
             Self::Publishing => path.starts_with("/google.pubsub.v1.Publisher/"),
             Self::Consuming | Self::Detached => consuming,
+            Self::Changing => *method == Method::PATCH,
+            Self::Looking => *method == Method::GET && path.contains("/topics/"),
         }
     }
 
