@@ -32,7 +32,7 @@ fn main() -> Result<()> {
         rustix::process::Rlimit { current: files, maximum: files },
     )?;
     for repeat in 0..plan.repeats {
-        for &sockets in &plan.sockets {
+        for &sockets in plan.sockets.iter().filter(|_| plan.asks_of_each_number()) {
             for peer in plan.peers(repeat) {
                 run(&plan, peer, sockets, &mut figures)
                     .with_context(|| format!("{} with {sockets} sockets", peer.name()))?;

@@ -17,6 +17,7 @@ Measures Alien Alert beside its peers and writes bench/RESULTS.md, with plots.
   --sockets N,N    how many sockets
   --windows N,N    how many events wait at a time
   --repeats N      how often each figure is taken
+  --soak SECONDS   how long the traffic of a soak is
   --into FOLDER    where the results go
 ";
 
@@ -99,6 +100,7 @@ impl Plan {
                 Long("sockets") => plan.sockets = list(&mut parser, number)?,
                 Long("windows") => plan.windows = list(&mut parser, number)?,
                 Long("repeats") => plan.repeats = parser.value()?.parse()?,
+                Long("soak") => plan.soak = Duration::from_secs(parser.value()?.parse()?),
                 Long("into") => plan.folder = parser.value()?.into(),
                 Long("help") => {
                     print!("{HELP}");
@@ -130,6 +132,11 @@ impl Plan {
 
     pub fn has(&self, part: Part) -> bool {
         self.parts.contains(&part)
+    }
+
+    /// Whether anything is asked that depends on the number of sockets.
+    pub fn asks_of_each_number(&self) -> bool {
+        self.parts.iter().any(|part| !matches!(part, Part::Joins | Part::Cores | Part::Soak))
     }
 
     /// The contenders, another one first each time.
