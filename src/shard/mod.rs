@@ -2,7 +2,7 @@
 //!
 //! One event to many sockets is what this program is for, and its floor is one system call a socket.
 //! So there is nothing else on that way: no task to wake, no lock, no queue and no allocation for each
-//! socket. The event is put into the shard's [`log`] once, and a pass over the sockets writes to each
+//! socket. The event is put into the shard's `log` once, and a pass over the sockets writes to each
 //! all that it has not been told yet. A pass goes in slices, between which others have their turn:
 //! what comes meanwhile goes out with it to the sockets that it has not reached.
 //!
