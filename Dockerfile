@@ -6,8 +6,9 @@ WORKDIR /app
 # The dependencies in a layer of their own: it is built again only when they change. Cargo wants to
 # see targets, so it gets empty ones.
 COPY Cargo.toml Cargo.lock ./
-# A member of the workspace, so Cargo reads it; it is not built.
+# Members of the workspace, so Cargo reads them; they are not built.
 COPY bench/Cargo.toml bench/
+COPY bench/hot-path/Cargo.toml bench/hot-path/
 RUN mkdir src static \
  && echo 'fn main() {}' | tee src/main.rs build.rs \
  && touch src/lib.rs \

@@ -5,10 +5,10 @@ mod load;
 mod measure;
 mod peer;
 mod plan;
+mod plot;
 mod process;
 mod report;
 
-use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ fn main() -> Result<()> {
         rustix::process::Rlimit { current: files, maximum: files },
     )?;
     for repeat in 0..plan.repeats {
-        for &sockets in &plan.sockets {
+        for &sockets in plan.sockets.iter().filter(|_| plan.asks_of_each_number()) {
             for peer in plan.peers(repeat) {
                 run(&plan, peer, sockets, &mut figures)
                     .with_context(|| format!("{} with {sockets} sockets", peer.name()))?;
@@ -51,7 +51,7 @@ fn main() -> Result<()> {
                 soak(&plan, peer, &mut figures).with_context(|| format!("{}, soaked", peer.name()))?;
             }
         }
-        report::write(&figures, repeat + 1, &PathBuf::from(env!("CARGO_MANIFEST_DIR")))?;
+        report::write(&figures, repeat + 1, &plan.folder)?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! What is measured in one call, by its arguments.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -8,14 +9,16 @@ use lexopt::prelude::*;
 use crate::peer::Peer;
 
 const HELP: &str = "\
-Measures Alien Alert beside its peers and writes bench/RESULTS.md.
+Measures Alien Alert beside its peers and writes bench/RESULTS.md, with plots.
 
-  --quick          a subset in less than three minutes
+  --quick          a subset in less than three minutes, written to target/bench
   --only PARTS     fanout,memory,inbound,direct,neighbour,joins,cores,soak
   --peers NAMES    alien-alert,floor,bun,warp-chat,tuned,nchan,ws,socket.io
   --sockets N,N    how many sockets
   --windows N,N    how many events wait at a time
   --repeats N      how often each figure is taken
+  --soak SECONDS   how long the traffic of a soak is
+  --into FOLDER    where the results go
 ";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +70,8 @@ pub struct Plan {
     /// How long inbound messages flow.
     pub time: Duration,
     pub soak: Duration,
+    /// Where the results go.
+    pub folder: PathBuf,
 }
 
 impl Plan {
@@ -84,6 +89,7 @@ impl Plan {
             messages: 20_000,
             time: Duration::from_secs(4),
             soak: Duration::from_secs(600),
+            folder: PathBuf::from(env!("CARGO_MANIFEST_DIR")),
         };
         let mut parser = lexopt::Parser::from_env();
         while let Some(argument) = parser.next()? {
@@ -94,6 +100,8 @@ impl Plan {
                 Long("sockets") => plan.sockets = list(&mut parser, number)?,
                 Long("windows") => plan.windows = list(&mut parser, number)?,
                 Long("repeats") => plan.repeats = parser.value()?.parse()?,
+                Long("soak") => plan.soak = Duration::from_secs(parser.value()?.parse()?),
+                Long("into") => plan.folder = parser.value()?.into(),
                 Long("help") => {
                     print!("{HELP}");
                     std::process::exit(0);
@@ -108,19 +116,27 @@ impl Plan {
     }
 
     fn shorten(&mut self) {
-        self.parts.retain(|part| *part != Part::Soak);
+        // What takes long by itself: minutes of traffic, and millions of deliveries to fill the kernel.
+        self.parts.retain(|part| !matches!(part, Part::Soak | Part::Neighbour));
         self.peers = vec![Peer::AlienAlert, Peer::Floor, Peer::Bun, Peer::Ws];
         self.sockets = vec![1_000];
-        self.repeats = 3;
-        self.deliveries = 300_000;
+        self.repeats = 2;
+        self.deliveries = 200_000;
         self.joins = 2_000;
         self.many = 2_000;
         self.messages = 5_000;
         self.time = Duration::from_secs(1);
+        // What is committed comes of a whole run.
+        self.folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
     }
 
     pub fn has(&self, part: Part) -> bool {
         self.parts.contains(&part)
+    }
+
+    /// Whether anything is asked that depends on the number of sockets.
+    pub fn asks_of_each_number(&self) -> bool {
+        self.parts.iter().any(|part| !matches!(part, Part::Joins | Part::Cores | Part::Soak))
     }
 
     /// The contenders, another one first each time.

@@ -9,12 +9,14 @@ use anyhow::Result;
 
 use crate::figures::{Better, Figures, Measure, Setting};
 use crate::peer::{self, Peer};
+use crate::plot;
 
 /// What is within this of a peer is as good as it: less can't be told apart from run to run.
 const ALIKE: f64 = 0.02;
 
 /// Writes `RESULTS.md` and its plots into `folder`.
 pub fn write(figures: &Figures, repeats: usize, folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder)?;
     let mut text = String::from("# Alien Alert beside its peers\n\n");
     text += &behind(figures);
     writeln!(
@@ -26,7 +28,7 @@ pub fn write(figures: &Figures, repeats: usize, folder: &Path) -> Result<()> {
         peer::LOAD_CORE,
     )?;
     text += &machine();
-    text += &plots(folder, figures)?;
+    text += &plot::all(figures, folder)?;
     for measure in figures.measures() {
         text += &table(figures, measure);
     }
@@ -105,16 +107,13 @@ fn number(value: f64) -> String {
     format!("{value:.*}", usize::try_from(digits).unwrap_or_default())
 }
 
-fn plots(_folder: &Path, _figures: &Figures) -> Result<String> {
-    Ok(String::new())
-}
-
 /// What it ran on, and which versions.
 fn machine() -> String {
     let peers = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
-    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let processor = processor.lines().find_map(|line| line.strip_prefix("model name\t: ")).unwrap_or("?");
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    // Of the machine: this process is kept on one.
+    let cores = cpuinfo.lines().filter(|line| line.starts_with("processor\t")).count();
+    let processor = cpuinfo.lines().find_map(|line| line.strip_prefix("model name\t: ")).unwrap_or("?");
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let package = |name: &str| {
         let text = fs::read_to_string(peers.join("node_modules").join(name).join("package.json"));

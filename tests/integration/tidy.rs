@@ -23,8 +23,9 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 fn every_file_says_what_it_is_for() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = vec![root.join("build.rs")];
-    sources(&root.join("src"), &mut found);
-    sources(&root.join("tests"), &mut found);
+    for folder in ["src", "tests", "bench/src", "bench/hot-path"] {
+        sources(&root.join(folder), &mut found);
+    }
     assert!(found.len() > 30);
     for path in found {
         assert!(read(&path).starts_with("//! "), "{} has no //! at its top", path.display());

@@ -88,6 +88,11 @@ impl Load {
         Ok(self.poll.registry().deregister(&mut socket.stream)?)
     }
 
+    /// Its own port.
+    pub fn port(&self, socket: usize) -> Result<u16> {
+        Ok(self.sockets[socket].stream.local_addr()?.port())
+    }
+
     /// Whether what comes to it is read.
     pub fn reads(&self, socket: usize) -> bool {
         !self.sockets[socket].deaf
