@@ -16,7 +16,7 @@ use crate::clock;
 use crate::event::{Heard, Sequence};
 
 /// Messages of one moment overtake one another; this is longer than they do.
-const OVERTAKING: Duration = Duration::from_secs(1);
+pub const OVERTAKING: Duration = Duration::from_secs(1);
 
 /// A hole that stays open so long is sought: first by asking the topic again, then over a new
 /// connection and subscription, since a dead stream may still be given what the live one waits for.

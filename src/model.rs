@@ -278,8 +278,8 @@ impl World {
                 format!("vm {vm}'s link is {link:?}")
             }
             _ => {
-                // A narrow window proves only what is not later than it reaches.
-                let late = if self.window == WIDE { 30 } else { 1 };
+                // A short window proves only what is not later than it reaches.
+                let late = if self.window == SHORT { 1 } else { 30 };
                 let weather = Weather {
                     late: self.rng.u8(..late),
                     twice: self.rng.u8(..30),

@@ -26,7 +26,7 @@ use crate::health::{Health, Phase};
 use crate::history::{CatchUp, History, Hole, Missing};
 use crate::hub::{Hub, Socket};
 use crate::identity::Identity;
-use crate::ledger::{Ledger, Overdue};
+use crate::ledger::{Ledger, OVERTAKING, Overdue};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::publishing::{MARKS, Publishing};
@@ -216,11 +216,12 @@ impl Relay {
         since: Option<Result<Cursor, BadCursor>>,
     ) -> CatchUp {
         // A cursor may have been given by a VM that learned of a hole one beacon later.
-        let overlap = OVERLAP.max(2 * self.beacon_interval(&state.fleet));
+        let unproven = self.beacon_interval(&state.fleet) + OVERTAKING;
+        let overlap = OVERLAP.max(2 * unproven);
         state.history.miss(state.ledger.reaches());
         let reaches = state.history.reaches(channel);
         let from = since.and_then(|since| since.ok()).map(|cursor| cursor.at);
-        let mut catch_up = state.history.since(channel, from, overlap);
+        let mut catch_up = state.history.since(channel, from, overlap, unproven);
         let unknown = || Hole { reason: Missing::TooOld, from: None, to: reaches };
         let gap = |(from, to)| Hole { reason: Missing::Gap, from: Some(from), to };
         let asked_from = from.map_or(reaches, |from| from.saturating_sub(micros(overlap)));
