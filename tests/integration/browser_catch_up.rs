@@ -39,11 +39,9 @@ async fn send(sender: &mut Client, count: usize) {
 #[tokio::test]
 async fn a_page_cut_off_through_alerts_and_a_restart_and_then_loaded_anew_has_every_landing_once() {
     let emulator = Emulator::start().await;
-    // Room for what is missed, and not for all that the pages show in the end. Beacons often, so that
-    // little before a cursor is unproven.
-    let often = [("HISTORY_EVENTS", "60"), ("BEACON_INTERVAL", "1")];
-    let mut ams = Vm::spawn_on(&emulator.host(), "ams", &often).await;
-    let sin = Vm::spawn_on(&emulator.host(), "sin", &often).await;
+    let window = [("HISTORY_EVENTS", "100")];
+    let mut ams = Vm::spawn_on(&emulator.host(), "ams", &window).await;
+    let sin = Vm::spawn_on(&emulator.host(), "sin", &window).await;
     ams.ready().await;
     sin.ready().await;
     let driver = Driver::start().await;
@@ -59,7 +57,7 @@ async fn a_page_cut_off_through_alerts_and_a_restart_and_then_loaded_anew_has_ev
     send(&mut sender, 15).await;
     let port = ams.port.to_string();
     assert_eq!(ams.end("TERM").await.0, Some(0));
-    let back = Vm::spawn_on(&emulator.host(), "ams", &[&often[..], &[("PORT", &port)]].concat()).await;
+    let back = Vm::spawn_on(&emulator.host(), "ams", &[&window[..], &[("PORT", &port)]].concat()).await;
     back.ready().await;
     send(&mut sender, 25).await;
     assert_eq!(landings(&cut_off).await.len(), 2);
