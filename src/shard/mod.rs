@@ -62,7 +62,7 @@ const READ_BUFFER: usize = 16 << 10;
 const READS: usize = 4;
 
 /// A shard that always finds a new command waiting lets others on its thread go first after so many.
-const TURNS_AT_ONCE: u64 = 64;
+const ROUNDS_AT_ONCE: u64 = 64;
 
 /// How finely time is kept.
 const TICK: Duration = Duration::from_millis(100);
@@ -197,9 +197,9 @@ impl Shard {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        for turn in 1_u64.. {
+        for round in 1_u64.. {
             // Where commands come without end, others on this thread have their turn all the same.
-            let idle = self.is_idle() && turn % TURNS_AT_ONCE != 0;
+            let idle = self.is_idle() && round % ROUNDS_AT_ONCE != 0;
             select! {
                 // The tick first, or one that is always busy would have none.
                 biased;
@@ -208,7 +208,7 @@ impl Shard {
                 () = self.mailbox.filled(), if idle => {}
                 () = stop.cancelled(), if idle && self.sockets.is_empty() => return,
             }
-            self.turn();
+            self.round();
         }
     }
 
@@ -216,7 +216,8 @@ impl Shard {
         self.commands.is_empty() && self.listed.is_empty() && self.pass.done == self.log.head()
     }
 
-    fn turn(&mut self) {
+    fn round(&mut self) {
+        self.look_at_the_clock();
         self.obey();
         self.write();
         self.bury();
@@ -332,7 +333,7 @@ impl Shard {
     fn join(&mut self, id: SocketId, arrival: Arrival) {
         let Arrival { stream, early, greeting, member, presence, place } = arrival;
         let config = &member.relay.config;
-        let (now, limit) = (self.now(), config.limits.outbox_bytes);
+        let (now, limit) = (self.now, config.limits.outbox_bytes);
         let mut socket = Socket::new(stream, member.outbox.clone(), &self.log, now);
         socket.ping_at = now + ticks(config.ping_interval);
         socket.expires_at = member.visitor.expires.map_or(u32::MAX, |at| now + ticks(time_until(at)));
@@ -361,7 +362,7 @@ impl Shard {
 
     /// The system has something of the socket's to read, or takes its bytes again.
     fn ready(&mut self, id: SocketId) {
-        let now = self.now();
+        let now = self.now;
         let Some(Resident { socket, .. }) = self.sockets.get_mut(&id) else { return };
         if socket.is_blocked {
             socket.is_blocked = false;
@@ -386,7 +387,7 @@ impl Shard {
         id: SocketId,
         read: impl FnOnce(&mut Socket, &mut [u8], usize, &mut Vec<Said>) -> Read,
     ) -> bool {
-        let now = self.now();
+        let now = self.now;
         let Some(Resident { socket, home }) = self.sockets.get_mut(&id) else { return false };
         // One that does not take its answers is not listened to.
         if socket.is_blocked || socket.is_closing() {
@@ -447,7 +448,8 @@ impl Shard {
 
     /// Does what time asks for.
     fn tend(&mut self) {
-        let now = self.now();
+        self.look_at_the_clock();
+        let now = self.now;
         let interval = ticks(self.relay.config.ping_interval);
         let mut due = Vec::new();
         for (id, Resident { socket, .. }) in &mut self.sockets {
@@ -479,7 +481,7 @@ impl Shard {
 
     /// Begins to end a socket. The first reason stays.
     fn end(&mut self, id: SocketId, frame: Frame, reason: &'static str, is_urgent: bool) {
-        let now = self.now();
+        let now = self.now;
         let Some(Resident { socket, home }) = self.sockets.get_mut(&id) else { return };
         if socket.is_closing() {
             return;
@@ -503,9 +505,9 @@ impl Shard {
         }
     }
 
-    fn now(&mut self) -> u32 {
+    /// Once a round: it is short beside a tick.
+    fn look_at_the_clock(&mut self) {
         self.now = u32::try_from(self.begun.elapsed().as_millis() / TICK.as_millis()).unwrap_or(u32::MAX / 2);
-        self.now
     }
 }
 

@@ -278,13 +278,13 @@ async fn a_pass_ends_though_sockets_go_all_the_while() {
         clients.push(world.client(&[]).await);
     }
     while !shard.is_idle() || shard.sockets.len() < clients.len() {
-        shard.turn();
+        shard.round();
     }
     world.tell("a", None);
     for turn in 1..=3 {
         let (id, _) = shard.sockets.get_index(fastrand::usize(..shard.sockets.len())).unwrap();
         shard.over.push((*id, Over::Lost));
-        shard.turn();
+        shard.round();
         assert_eq!(shard.pass.done == shard.log.head(), turn == 3, "after {turn} slices");
     }
     assert_eq!(shard.sockets.len(), 3 * SLICE - 3, "buried in between");
@@ -306,7 +306,7 @@ async fn one_that_is_to_close_and_takes_nothing_does_not_hold_the_log() {
     let mut tell = async |shard: &mut Shard, count: usize| {
         for _ in 0..count {
             world.tell(&text, None);
-            shard.turn();
+            shard.round();
             reading.hears(&[&text]).await;
         }
     };
@@ -320,7 +320,7 @@ async fn one_that_is_to_close_and_takes_nothing_does_not_hold_the_log() {
     assert_eq!(shard.sockets.len(), 2, "it may still read the close");
 
     let restarted = world.client(&[]).await;
-    shard.turn();
+    shard.round();
     while shard.sockets.last().is_some_and(|(_, resident)| !resident.socket.is_blocked) {
         tell(&mut shard, 1).await;
     }
@@ -341,17 +341,17 @@ async fn what_many_are_told_at_once_goes_in_slices_too() {
         mailbox.send(Command::Enter(client.outbox.id, channel.clone()));
         clients.push(client);
     }
-    shard.turn();
+    shard.round();
     assert_eq!((shard.sockets.len(), shard.commands.len()), (SLICE / 2, 5 * SLICE));
     while !shard.is_idle() {
-        shard.turn();
+        shard.round();
     }
 
     mailbox.tell(Some(channel.clone()), None, Frame::text(b"a"));
-    shard.turn();
+    shard.round();
     assert_eq!(shard.listed.len(), 2 * SLICE, "are written to in the next turns");
-    shard.turn();
-    shard.turn();
+    shard.round();
+    shard.round();
     assert!(shard.is_idle());
     for client in &mut clients {
         client.hears(&["a"]).await;
@@ -378,19 +378,19 @@ async fn what_many_are_told_at_once_goes_in_slices_too() {
 async fn one_that_reads_again_in_time_hears_all_and_is_heard() {
     let (world, mut shard) = World::by_hand().await;
     let mut client = world.client(&[]).await;
-    shard.turn();
+    shard.round();
     let text = "x".repeat(100_000);
     let mut told = 0;
     while !shard.sockets[0].socket.is_blocked {
         world.tell(&text, None);
-        shard.turn();
+        shard.round();
         told += 1;
     }
     // What it says meanwhile waits with the system.
     client.stream.write_all(&[0x89, 0x81, 0, 0, 0, 0, b'p']).await.unwrap();
     client.say("to it alone");
     world.tell("to all", None);
-    shard.turn();
+    shard.round();
     assert!(shard.sockets[0].socket.is_blocked);
 
     let shard = tokio::spawn(shard.run(world.stop.clone()));
