@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::clock;
 
-/// How much earlier than the cursor catch-up begins: more than deliveries of one moment are apart
-/// on any two healthy VMs.
+/// How much earlier than the cursor catch-up begins. All before a cursor is proven to have been heard, but
+/// for what a VM published that died right after: it can't speak for itself, and others take their time.
 pub const OVERLAP: Duration = Duration::from_secs(60);
 
 /// How far ahead of this VM's clock the topic's may be.

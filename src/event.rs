@@ -144,6 +144,9 @@ pub struct Origin {
 pub struct Beacon {
     pub origin: Origin,
     pub sequence: Sequence,
+    /// All that was given a number before this is settled, in ms since the epoch. Older versions do not say.
+    #[serde(default)]
+    pub settled_until: i64,
     /// Counts this process's beacons, to tell which one came round.
     pub beat: u64,
     /// This VM has just joined, and wants others' beacons at once, to know what it has to wait for.

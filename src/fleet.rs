@@ -183,6 +183,7 @@ mod tests {
         Beacon {
             origin: Origin { instance: instance.into(), region: "ams".into() },
             sequence: Sequence { started, ..Sequence::default() },
+            settled_until: 0,
             beat: number,
             clients: usize::try_from(number).unwrap(),
             round_trip_ms: None,

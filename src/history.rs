@@ -9,7 +9,6 @@
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::BuildHasher;
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -177,27 +176,16 @@ impl History {
         }
     }
 
-    /// All of a channel since `since` (µs); all there is without it. `overlap` is what comes before it
-    /// all the same, since VMs hear in different orders. What was published less than `unproven` before it
-    /// may be lacking where the cursor comes from: nothing of that may have gone to make room.
-    pub fn since(
-        &mut self,
-        channel: Option<&Channel>,
-        since: Option<i64>,
-        overlap: Duration,
-        unproven: Duration,
-    ) -> CatchUp {
+    /// All of a channel since `since` (µs), and what comes within [`OVERLAP`] before; all there is without it.
+    pub fn since(&mut self, channel: Option<&Channel>, since: Option<i64>) -> CatchUp {
         self.trim();
-        let from = since.map_or(i64::MIN, |since| since.saturating_sub(micros(overlap)));
+        let from = since.map_or(i64::MIN, |since| since.saturating_sub(micros(OVERLAP)));
         let mut absent = Stream::new(self.reaches);
         let stream = self.streams.get_mut(&channel.cloned()).unwrap_or(&mut absent);
         let parts = stream.pages.iter_mut().filter_map(|page| page.since(from)).collect();
         // What comes before the cursor all the same is not all there either then.
         let hole = Hole { reason: stream.reason, from: Some(from), to: stream.reaches };
-        // What has gone by its age was there for longer than anything is late.
-        let margin = if stream.reason == Missing::TooMany { micros(unproven) } else { 0 };
-        let lacks = |since: &i64| since.saturating_sub(margin) < stream.reaches;
-        CatchUp { parts, missing: since.filter(lacks).map(|_| hole) }
+        CatchUp { parts, missing: since.filter(|since| *since < stream.reaches).map(|_| hole) }
     }
 
     /// Everything of a channel published at or after this is here (µs).
@@ -352,6 +340,8 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::ledger::Ledger;
 
@@ -373,26 +363,24 @@ mod tests {
         for (at, text) in [(1, "a"), (3, "c"), (2, "b")] {
             history.push(None, now + at, Bytes::from_static(text.as_bytes()));
         }
-        assert_eq!(texts(&history.since(None, None, OVERLAP, Duration::ZERO)), ["a", "b", "c"]);
+        assert_eq!(texts(&history.since(None, None)), ["a", "b", "c"]);
     }
 
     #[test]
     fn any_order_over_many_pages_comes_out_sorted() {
         let mut history = history(10_000, 1 << 24);
-        let now = clock::now_micros();
+        let first = clock::now_micros() - 2_003 * SECOND;
         // 7 and 2,003 have no common factor: every number once, far out of order.
         for step in 0..2_003_i64 {
             let at = step * 7 % 2_003;
-            history.push(None, now + at, Bytes::from(format!("{at:04}")));
+            history.push(None, first + at * SECOND, Bytes::from(format!("{at:04}")));
             // Joined pages must not stay when something is put between.
-            history.since(None, None, OVERLAP, Duration::ZERO);
+            history.since(None, None);
         }
         let expected: Vec<_> = (0..2_003).map(|at| format!("{at:04}")).collect();
-        assert_eq!(texts(&history.since(None, None, OVERLAP, Duration::ZERO)), expected);
-        assert_eq!(
-            texts(&history.since(None, Some(now + 1_500), Duration::ZERO, Duration::ZERO)),
-            expected[1_500..]
-        );
+        assert_eq!(texts(&history.since(None, None)), expected);
+        let since = first + 1_500 * SECOND + micros(OVERLAP);
+        assert_eq!(texts(&history.since(None, Some(since))), expected[1_500..]);
         assert_eq!(
             history.streams[&None].pages.iter().map(|page| page.events.len()).sum::<usize>(),
             history.len()
@@ -406,15 +394,15 @@ mod tests {
         for (at, text) in [(-300, "a"), (-200, "b"), (-100, "c")] {
             history.push(None, now + at * SECOND, Bytes::from_static(text.as_bytes()));
         }
-        let all = history.since(None, None, OVERLAP, Duration::ZERO);
+        let all = history.since(None, None);
         assert_eq!(texts(&all), ["b", "c"]);
         assert_eq!(all.missing, None, "who names no cursor misses nothing");
         let since = now - 400 * SECOND;
-        let early = history.since(None, Some(since), OVERLAP, Duration::ZERO);
+        let early = history.since(None, Some(since));
         let from = Some(since - micros(OVERLAP));
         let hole = Hole { reason: Missing::TooMany, from, to: now - 300 * SECOND };
         assert_eq!(early.missing, Some(hole));
-        let late = history.since(None, Some(now - 110 * SECOND), OVERLAP, Duration::ZERO);
+        let late = history.since(None, Some(now - 110 * SECOND));
         assert_eq!(texts(&late), ["c"]);
         assert_eq!(late.missing, None);
     }
@@ -424,21 +412,13 @@ mod tests {
         let mut history = history(2, 1 << 20);
         let cursor = clock::now_micros();
         tokio::time::advance(Duration::from_secs(7_200)).await;
-        assert_eq!(
-            history.since(None, Some(cursor), OVERLAP, Duration::ZERO).missing,
-            None,
-            "nothing came in two hours"
-        );
+        assert_eq!(history.since(None, Some(cursor)).missing, None, "nothing came in two hours");
         let at = clock::now_micros();
         history.push(None, at, Bytes::from_static(b"a"));
         tokio::time::advance(Duration::from_secs(3_601)).await;
-        let missing = history.since(None, Some(cursor), OVERLAP, Duration::ZERO).missing.unwrap();
+        let missing = history.since(None, Some(cursor)).missing.unwrap();
         assert_eq!(missing.reason, Missing::TooOld);
-        assert_eq!(
-            history.since(None, Some(at), OVERLAP, Duration::ZERO).missing,
-            None,
-            "one that heard it lacks nothing"
-        );
+        assert_eq!(history.since(None, Some(at)).missing, None, "one that heard it lacks nothing");
     }
 
     #[test]
@@ -459,7 +439,7 @@ mod tests {
         let now = clock::now_micros();
         history.push(None, now - 59 * SECOND, Bytes::from_static(b"just before"));
         history.push(None, now - 61 * SECOND, Bytes::from_static(b"long before"));
-        assert_eq!(texts(&history.since(None, Some(now), OVERLAP, Duration::ZERO)), ["just before"]);
+        assert_eq!(texts(&history.since(None, Some(now))), ["just before"]);
     }
 
     #[test]
@@ -472,38 +452,23 @@ mod tests {
         for at in 1..=10 {
             history.push(Some(&busy), now + at, Bytes::from_static(b"busy------"));
         }
-        assert_eq!(texts(&history.since(Some(&quiet), Some(since), OVERLAP, Duration::ZERO)).len(), 1);
-        assert_eq!(history.since(Some(&quiet), Some(since), OVERLAP, Duration::ZERO).missing, None);
-        let caught_up = history.since(Some(&busy), Some(since), OVERLAP, Duration::ZERO);
+        assert_eq!(texts(&history.since(Some(&quiet), Some(since))).len(), 1);
+        assert_eq!(history.since(Some(&quiet), Some(since)).missing, None);
+        let caught_up = history.since(Some(&busy), Some(since));
         assert_eq!(texts(&caught_up).len(), 3);
         assert_eq!(caught_up.missing.unwrap().reason, Missing::TooMany);
-        assert!(texts(&history.since(None, None, OVERLAP, Duration::ZERO)).is_empty());
+        assert!(texts(&history.since(None, None)).is_empty());
 
         // Four more channels have no room: the oldest events of all make it.
         for number in 0..4 {
             let other = Channel::new(&format!("other-{number}")).unwrap();
             history.push(Some(&other), now + 100, Bytes::from_static(b"other-----"));
         }
-        assert!(texts(&history.since(Some(&quiet), None, OVERLAP, Duration::ZERO)).is_empty());
-        let missing = history.since(Some(&quiet), Some(since), OVERLAP, Duration::ZERO).missing;
+        assert!(texts(&history.since(Some(&quiet), None)).is_empty());
+        let missing = history.since(Some(&quiet), Some(since)).missing;
         assert!(missing.is_some(), "its stream is gone, and that something was there is remembered");
         assert!(history.bytes <= history.limits.bytes);
         assert_eq!(history.beginnings.len(), history.streams.values().filter(|s| s.events > 0).count());
-    }
-
-    #[test]
-    fn what_went_to_make_room_just_before_the_cursor_may_be_lacking() {
-        let mut history = history(3, 1 << 20);
-        let now = clock::now_micros();
-        for second in -10..0 {
-            history.push(None, now + second * SECOND, Bytes::from_static(b"busy"));
-        }
-        // Three are left, of the last three seconds.
-        let mut lacks = |unproven| {
-            let unproven = Duration::from_secs(unproven);
-            history.since(None, Some(now - SECOND), OVERLAP, unproven).missing.is_some()
-        };
-        assert!(!lacks(0) && !lacks(2) && lacks(4) && lacks(60));
     }
 
     #[test]
@@ -513,10 +478,7 @@ mod tests {
         for at in 0..1_000 {
             history.push(None, now + at, Bytes::from_static(b"0123456789"));
         }
-        let (one, other) = (
-            history.since(None, None, OVERLAP, Duration::ZERO),
-            history.since(None, None, OVERLAP, Duration::ZERO),
-        );
+        let (one, other) = (history.since(None, None), history.since(None, None));
         assert!(one.parts.len() <= 1_000 / PAGE + 1, "{} parts", one.parts.len());
         let same = one.parts.iter().zip(&other.parts).all(|(one, other)| one.as_ptr() == other.as_ptr());
         assert!(same);
@@ -539,10 +501,10 @@ mod tests {
         for number in 0..3_000 {
             history.push(None, now + number, vec![b'x'; (4 << 20) / 1_000 - OVERHEAD - 1].into());
             if number % 100 == 0 {
-                history.since(None, None, OVERLAP, Duration::ZERO);
+                history.since(None, None);
             }
         }
-        let catch_up = history.since(None, None, OVERLAP, Duration::ZERO);
+        let catch_up = history.since(None, None);
         assert_eq!(history.len(), 1_000);
         for (name, holes) in [(14, 0), (14, 1), (14, 64), (36, 0), (36, 3), (255, 0), (255, 64)] {
             let ledger = Ledger::full(name, holes);

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::clock;
+use crate::clock::{self, micros};
 use crate::event::{Heard, Sequence};
 
 /// Messages of one moment overtake one another; this is longer than they do.
@@ -54,8 +54,12 @@ pub struct Ledger {
     size: usize,
     /// Something published before this may have been missed unnoticed, in µs.
     reaches: i64,
-    /// [`Ledger::awaited_since`], which is asked for each event, as long as nothing changes it.
+    /// [`Ledger::awaited_since`] and what processes said of themselves, which are asked for with each event:
+    /// as long as nothing changes them.
     awaited: Cell<Option<Option<i64>>>,
+    spoken: Cell<Option<i64>>,
+    /// Who was last heard of before this (µs) is not waited for.
+    silent: i64,
     /// Where the next list of ended processes begins.
     turn: usize,
     /// This VM's own part of [`SPREAD`].
@@ -72,6 +76,8 @@ struct Run {
     next: u64,
     /// When it was last heard of, in µs by the topic's clock.
     at: i64,
+    /// All that it published before this (µs) is known of here, by what it said itself.
+    spoken: i64,
     /// In the order of their numbers.
     holes: Vec<Hole>,
 }
@@ -113,7 +119,17 @@ impl Ledger {
     /// A ledger of what was published since `edge` (µs).
     pub fn new(edge: i64) -> Self {
         let slack = clock::random_part(SPREAD);
-        Self { edge, runs: HashMap::new(), size: 0, reaches: edge, awaited: Cell::default(), turn: 0, slack }
+        Self {
+            edge,
+            runs: HashMap::new(),
+            size: 0,
+            reaches: edge,
+            awaited: Cell::default(),
+            spoken: Cell::default(),
+            silent: edge,
+            turn: 0,
+            slack,
+        }
     }
 
     /// Notes an event that was published at `at` (µs); false when it was heard before.
@@ -129,10 +145,22 @@ impl Ledger {
         })
     }
 
-    /// Notes what a VM says at `at` (µs) of a process, its own or another's: all up to
-    /// `sequence.number` is on the topic, but for the numbers it gave up.
-    pub fn learn(&mut self, instance: &str, sequence: &Sequence, given_up: &[Range<u64>], at: i64) {
-        self.change(instance, sequence, at, |run| run.learn(sequence, given_up, State::GivenUp, at));
+    /// Notes what a process says of itself at `at` (µs): all up to `sequence.number`, and all from before
+    /// `settled_until` (ms, by its clock), is on the topic, but for the numbers it gave up.
+    pub fn learn(
+        &mut self,
+        instance: &str,
+        sequence: &Sequence,
+        settled_until: i64,
+        given_up: &[Range<u64>],
+        at: i64,
+    ) {
+        self.change(instance, sequence, at, |run| {
+            run.learn(sequence, given_up, State::GivenUp, at);
+            let until = settled_until.saturating_mul(1000).min(at);
+            run.spoken = run.spoken.max(until.saturating_sub(micros(OVERTAKING)));
+        });
+        self.spoken.take();
     }
 
     /// Notes what another VM says of a process that has ended: up to where it heard it, and when.
@@ -163,6 +191,7 @@ impl Ledger {
         let index = runs.iter().position(|run| run.started == sequence.started).unwrap_or_else(|| {
             let run = Run::new(sequence.started, first_at);
             self.size += run.size(instance);
+            self.spoken.take();
             runs.push(run);
             runs.len() - 1
         });
@@ -252,6 +281,17 @@ impl Ledger {
         known
     }
 
+    /// Up to where (µs) everything is known of that there was: it was heard, or is lost for good. A process
+    /// that says nothing is waited for, but not further back than `silent`: by then others tell of it.
+    pub fn proven_until(&self) -> i64 {
+        let spoken = self.spoken.get().unwrap_or_else(|| {
+            let speaking = self.runs.values().flatten().filter(|run| run.at >= self.silent);
+            speaking.map(|run| run.spoken).min().unwrap_or(i64::MAX)
+        });
+        self.spoken.set(Some(spoken));
+        self.awaited_since().unwrap_or(i64::MAX).min(spoken.max(self.silent))
+    }
+
     /// Something published before this (µs) may have been missed unnoticed.
     pub fn reaches(&self) -> i64 {
         self.reaches
@@ -278,10 +318,17 @@ impl Ledger {
         heard
     }
 
+    /// Time goes on: who was last heard of before `silent` (µs) is not waited for.
+    pub fn silence(&mut self, silent: i64) {
+        self.silent = self.silent.max(silent);
+        self.spoken.take();
+    }
+
     /// Forgets processes that were last heard of before `oldest` (µs), and awaits nothing of before.
     pub fn forget(&mut self, oldest: i64) {
         self.edge = self.edge.max(oldest);
         self.awaited.take();
+        self.spoken.take();
         let Self { runs, size, reaches, .. } = self;
         *size = 0;
         runs.retain(|instance, runs| {
@@ -359,6 +406,7 @@ impl Run {
             first_at: started.saturating_mul(1000).min(first_at),
             next: 1,
             at: first_at,
+            spoken: first_at,
             holes: Vec::new(),
         }
     }
@@ -510,20 +558,48 @@ mod tests {
     async fn a_beacon_shows_what_is_missing_at_the_end() {
         let mut ledger = Ledger::new(0);
         ledger.hear("a", &sequence(1), 100);
-        ledger.learn("a", &sequence(3), &[], 200);
+        ledger.learn("a", &sequence(3), 0, &[], 200);
         assert_eq!(ledger.awaited_since(), Some(100));
         assert_eq!(ledger.missing(0), None, "it may just have been overtaken");
         tokio::time::advance(OVERTAKING * 2).await;
         assert_eq!(ledger.missing(150), Some((100, 200)));
         assert_eq!(ledger.missing(201), None, "not missing for one that has all up to there");
-        ledger.learn("a", &sequence(3), &[2..3, 3..4], 300);
+        ledger.learn("a", &sequence(3), 0, &[2..3, 3..4], 300);
         assert!(ledger.is_whole() && ledger.missing(0).is_none(), "not awaited: their senders know");
         assert!(ledger.hear("a", &sequence(2), 400), "but heard if it comes");
         assert!(!ledger.hear("a", &sequence(2), 400));
         for hostile in [Range { start: 5, end: 1 }, 0..u64::MAX, 3..3] {
-            ledger.learn("a", &sequence(3), &[hostile], 500);
+            ledger.learn("a", &sequence(3), 0, &[hostile], 500);
         }
         assert!(ledger.is_whole());
+    }
+
+    #[test]
+    fn proven_is_what_all_that_live_have_spoken_of() {
+        const SECOND: i64 = 1_000_000;
+        let mut ledger = Ledger::new(0);
+        assert_eq!(ledger.proven_until(), i64::MAX, "nobody is there");
+        let beacon = |ledger: &mut Ledger, vm: &str, number: u64, settled: i64, at: i64| {
+            ledger.learn(vm, &sequence(number), settled * 1000, &[], at * SECOND);
+        };
+        beacon(&mut ledger, "a", 0, 100, 100);
+        beacon(&mut ledger, "b", 0, 110, 110);
+        assert_eq!(ledger.proven_until(), 99 * SECOND, "messages of one moment overtake one another");
+        ledger.hear("a", &sequence(1), 115 * SECOND);
+        assert_eq!(ledger.proven_until(), 99 * SECOND, "one before it may have been lost on its way");
+        beacon(&mut ledger, "a", 1, 105, 120);
+        assert_eq!(ledger.proven_until(), 104 * SECOND, "what is older may be there and not confirmed");
+        beacon(&mut ledger, "a", 3, 900, 130);
+        assert_eq!(ledger.proven_until(), 109 * SECOND, "not before b speaks");
+        beacon(&mut ledger, "b", 0, 140, 140);
+        assert_eq!(ledger.proven_until(), 120 * SECOND, "two of a's are awaited, published after that");
+        ledger.hear("a", &sequence(2), 121 * SECOND);
+        ledger.hear("a", &sequence(3), 122 * SECOND);
+        assert_eq!(ledger.proven_until(), 129 * SECOND, "by the topic's clock where a's is ahead");
+        ledger.silence(135 * SECOND);
+        assert_eq!(ledger.proven_until(), 139 * SECOND, "a is dead");
+        ledger.hear("c", &Sequence { started: 1_000, ..sequence(1) }, 141 * SECOND);
+        assert_eq!(ledger.proven_until(), 135 * SECOND, "c has not spoken");
     }
 
     #[tokio::test(start_paused = true)]
@@ -555,7 +631,7 @@ mod tests {
         assert!(ledger.hear("a", &Sequence { number: 10, ..late }, 7_001));
         assert!(!ledger.hear("a", &Sequence { number: 9, ..late }, 7_002), "older than the window");
         let later = Sequence { first: 12, first_at: 6, number: 12, ..late };
-        ledger.learn("a", &later, &[], 7_003);
+        ledger.learn("a", &later, 0, &[], 7_003);
         assert!(ledger.is_whole());
         assert_eq!(ledger.reaches(), 6_000);
     }
@@ -570,7 +646,7 @@ mod tests {
         assert!(ledger.hear("a", &Sequence { number: 19, ..old }, 6_000), "it may come all the same");
         // A fresh one speaks of what this VM can have.
         let fresh = Sequence { first: 15, first_at: 5, number: 20, ..old };
-        ledger.learn("a", &fresh, &[], 7_000);
+        ledger.learn("a", &fresh, 0, &[], 7_000);
         assert_eq!(ledger.awaited_since(), Some(5_000));
         assert!(ledger.hear("a", &Sequence { number: 18, ..fresh }, 7_000));
         assert!(!ledger.is_whole());

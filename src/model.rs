@@ -164,6 +164,7 @@ impl Client {
                     }
                 }
                 Some("alert") => self.hear(&message),
+                Some("pong") => self.keep(&message["cursor"]),
                 Some("ack") => acked.push(message["eventId"].as_str().unwrap().to_owned()),
                 _ => {}
             }
@@ -298,6 +299,14 @@ impl World {
         self.send(client, self.sent.len() - 1)
     }
 
+    /// Now and then a client asks whether its VM is there, and hears how far it has everything.
+    fn ping(&mut self) {
+        let client = self.rng.usize(..CLIENTS);
+        if let Some(connection) = &self.clients[client].connection {
+            connection.member.relay.handle(&connection.member, r#"{"type":"ping"}"#);
+        }
+    }
+
     /// The same id again, by whoever and through whichever VM.
     fn press_again(&mut self, client: usize) -> String {
         if self.sent.is_empty() {
@@ -393,6 +402,7 @@ impl World {
             let pause = if self.rng.u8(..10) == 0 { 40_000 } else { 2_000 };
             sleep(Duration::from_millis(self.rng.u64(..pause))).await;
             self.pump();
+            self.ping();
         }
         self.calm_down().await;
         let published = self.published();

@@ -357,7 +357,7 @@ impl Path {
     fn came_round(&mut self, beacon: &Beacon) {
         let Some(Awaited { beat, sent, .. }) = self.awaited else { return };
         // A later one proves the path as well; an earlier process's proves nothing.
-        if beacon.sequence.started != self.relay.publishing.settled().started || beacon.beat < beat {
+        if beacon.sequence.started != self.relay.publishing.started() || beacon.beat < beat {
             return;
         }
         self.awaited = None;
@@ -405,9 +405,11 @@ fn ticks(period: Duration) -> Interval {
 
 /// What every beacon of this VM tells.
 fn beacon(relay: &Relay) -> Beacon {
+    let (sequence, settled_until) = relay.publishing.settled();
     Beacon {
         origin: relay.origin(),
-        sequence: relay.publishing.settled(),
+        sequence,
+        settled_until,
         beat: u64::MAX,
         clients: 0,
         round_trip_ms: None,

@@ -5,7 +5,7 @@
 //! process's sequence, by which other VMs see that they have all. The number of one that was given up
 //! is told in beacons, so that nobody waits for it.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -156,9 +156,16 @@ impl Publishing {
         }
     }
 
-    /// Where this process's sequence stands, for a beacon: all up to its number is settled.
-    pub fn settled(&self) -> Sequence {
-        self.numbers().settled()
+    /// Where this process's sequence stands, for a beacon: all up to its number is settled, and so is all
+    /// that was given a number before the time with it (ms).
+    pub fn settled(&self) -> (Sequence, i64) {
+        let mut numbers = self.numbers();
+        (numbers.settled(), numbers.settled_until())
+    }
+
+    /// When this process started, in ms: by that, others tell it from one before.
+    pub fn started(&self) -> i64 {
+        self.numbers().started
     }
 
     /// The settled numbers that were given up and are not told yet, as many as others read of one beacon;
@@ -203,7 +210,8 @@ struct Numbers {
     last: u64,
     /// When the last one was given, in ms.
     last_at: i64,
-    unsettled: BTreeSet<u64>,
+    /// And when each was given, in ms.
+    unsettled: BTreeMap<u64, i64>,
     given_up: Vec<Range<u64>>,
     /// Times (ms) in the window, and the first number given at or after each.
     marks: VecDeque<(i64, u64)>,
@@ -217,7 +225,7 @@ impl Numbers {
             started,
             last: 0,
             last_at: started,
-            unsettled: BTreeSet::new(),
+            unsettled: BTreeMap::new(),
             given_up: Vec::new(),
             marks: VecDeque::new(),
         }
@@ -227,7 +235,7 @@ impl Numbers {
         let now = clock::now_millis();
         self.last += 1;
         self.last_at = now;
-        self.unsettled.insert(self.last);
+        self.unsettled.insert(self.last, now);
         let step = micros(self.window / MARKS) / 1000;
         if self.marks.back().is_none_or(|(at, _)| now - at >= step) {
             self.marks.push_back((now, self.last));
@@ -256,8 +264,12 @@ impl Numbers {
     }
 
     fn settled(&mut self) -> Sequence {
-        let number = self.unsettled.first().map_or(self.last, |number| number - 1);
+        let number = self.unsettled.first_key_value().map_or(self.last, |(number, _)| number - 1);
         self.sequence(number)
+    }
+
+    fn settled_until(&self) -> i64 {
+        self.unsettled.first_key_value().map_or_else(clock::now_millis, |(_, given)| *given)
     }
 
     fn sequence(&mut self, number: u64) -> Sequence {
@@ -330,7 +342,7 @@ mod tests {
                     let gone: u64 = publishing.given_up().iter().map(|gone| gone.end - gone.start).sum();
                     assert_eq!(gone, if mended { 0 } else { most as u64 }, "told to the other VMs");
                     publishing.told(&publishing.given_up());
-                    assert_eq!(publishing.settled().number, numbers);
+                    assert_eq!(publishing.settled().0.number, numbers);
                 }
             }
         }
@@ -340,16 +352,19 @@ mod tests {
     async fn a_beacon_speaks_only_of_what_is_settled() {
         let mut numbers = Numbers::new(Duration::from_secs(3600));
         assert_eq!(numbers.settled().number, 0);
+        let begun = numbers.started;
         for expected in 1..=4 {
             assert_eq!(numbers.next().number, expected);
+            tokio::time::advance(Duration::from_millis(10)).await;
         }
-        numbers.settle(2, true);
-        numbers.settle(4, true);
-        assert_eq!(numbers.settled().number, 0);
-        numbers.settle(1, true);
-        assert_eq!(numbers.settled().number, 2);
-        numbers.settle(3, false);
-        assert_eq!(numbers.settled().number, 4);
+        let mut after = |number, confirmed| {
+            numbers.settle(number, confirmed);
+            (numbers.settled().number, numbers.settled_until() - begun)
+        };
+        assert_eq!(after(2, true), (0, 0));
+        assert_eq!(after(4, true), (0, 0));
+        assert_eq!(after(1, true), (2, 20));
+        assert_eq!(after(3, false), (4, 40));
         assert_eq!(numbers.given_up.first(), Some(&(3..4)));
     }
 

@@ -26,7 +26,7 @@ use crate::health::{Health, Phase};
 use crate::history::{CatchUp, History, Hole, Missing};
 use crate::hub::{Hub, Socket};
 use crate::identity::Identity;
-use crate::ledger::{Ledger, OVERTAKING, Overdue};
+use crate::ledger::{Ledger, Overdue};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::publishing::{MARKS, Publishing};
@@ -45,6 +45,10 @@ const FLEET_FRAMES: usize = 1_000;
 
 /// At least so long between two fleet frames.
 const FLEET_SPACING: Duration = Duration::from_secs(1);
+
+/// In beacon intervals: others take a silent VM for dead after two and a half, and tell within two more
+/// what they heard of it.
+const SILENT: f64 = 4.5;
 
 /// How finely the closing of all sockets is spread.
 const STEP: Duration = Duration::from_millis(20);
@@ -102,7 +106,7 @@ impl Relay {
         let lifecycle = Lifecycle::new(
             config.lifecycle_topic.as_deref(),
             &config.identity,
-            publishing.settled().started,
+            publishing.started(),
             metrics.lifecycle_lost.clone(),
         );
         Self {
@@ -159,7 +163,7 @@ impl Relay {
                 errors.push(reply::error(code, &why, None, None).into_bytes());
             }
         }
-        let cursor = self.cursor(&state, state.latest.unwrap_or_else(clock::now_micros));
+        let cursor = self.cursor_now(&state);
         let joined = state.hub.channels(&member.client_id).to_vec();
         let (identity, interval) = (self.identity(), self.config.ping_interval);
         let connected = reply::connected(&member.client_id, identity, &joined, interval, cursor);
@@ -215,16 +219,13 @@ impl Relay {
         channel: Option<&Channel>,
         since: Option<Result<Cursor, BadCursor>>,
     ) -> CatchUp {
-        // A cursor may have been given by a VM that learned of a hole one beacon later.
-        let unproven = self.beacon_interval(&state.fleet) + OVERTAKING;
-        let overlap = OVERLAP.max(2 * unproven);
         state.history.miss(state.ledger.reaches());
         let reaches = state.history.reaches(channel);
         let from = since.and_then(|since| since.ok()).map(|cursor| cursor.at);
-        let mut catch_up = state.history.since(channel, from, overlap, unproven);
+        let mut catch_up = state.history.since(channel, from);
         let unknown = || Hole { reason: Missing::TooOld, from: None, to: reaches };
         let gap = |(from, to)| Hole { reason: Missing::Gap, from: Some(from), to };
-        let asked_from = from.map_or(reaches, |from| from.saturating_sub(micros(overlap)));
+        let asked_from = from.map_or(reaches, |from| from.saturating_sub(micros(OVERLAP)));
         let holes = [
             catch_up.missing,
             matches!(since, Some(Err(_))).then(unknown),
@@ -247,7 +248,9 @@ impl Relay {
         match Request::parse(text) {
             Ok(Request { id, body: Body::Ping }) => {
                 self.metrics.received("ping");
-                member.outbox.push(reply::pong(id.as_deref()));
+                let cursor = self.cursor_now(&self.state());
+                // What comes between the two is told first, which only makes the cursor an older one.
+                member.outbox.push(reply::pong(id.as_deref(), cursor));
             }
             Ok(Request { id, body: Body::Publish { kind, channel, data } }) => {
                 self.metrics.received(kind.label());
@@ -285,7 +288,7 @@ impl Relay {
         let mut state = self.state();
         match self.enter(&mut state, member, Ok(channel)) {
             Ok(channel) => {
-                let cursor = self.cursor(&state, state.latest.unwrap_or_else(clock::now_micros));
+                let cursor = self.cursor_now(&state);
                 let refreshed = self.refresh(&mut state, Some(&channel), since, cursor);
                 // Under the lock: what comes on the channel from here on comes after this.
                 member.outbox.push_refresh(refreshed);
@@ -405,7 +408,8 @@ impl Relay {
     fn note(&self, beacon: &Beacon, at: i64) {
         let mut state = self.state();
         state.latest = state.latest.max(Some(at));
-        state.ledger.learn(&beacon.origin.instance, &beacon.sequence, &beacon.given_up, at);
+        let Beacon { origin, sequence, settled_until, given_up, .. } = beacon;
+        state.ledger.learn(&origin.instance, sequence, *settled_until, given_up, at);
         for heard in &beacon.heard {
             state.ledger.trust(heard, at);
         }
@@ -479,6 +483,8 @@ impl Relay {
             state.hub.send(None, &reply::gap(hole, cursor), None);
         }
         state.ledger.forget(self.memory_begins());
+        let silent = self.beacon_interval(&state.fleet).mul_f64(SILENT);
+        state.ledger.silence(clock::now_micros() - micros(silent));
         if overdue.anew > 0 {
             warn!(holes = overdue.anew, "they still have not come; asking over a new connection");
         }
@@ -552,11 +558,15 @@ impl Relay {
         Origin { instance: identity.instance().to_string(), region: identity.region().to_string() }
     }
 
-    /// The place up to which a client that was told this has everything: `at`, but not beyond what is
-    /// still awaited.
+    /// The place up to which a client that was told this has everything: `at`, but not beyond what is proven
+    /// to have been heard.
     fn cursor(&self, state: &State, at: i64) -> Cursor {
-        let at = state.ledger.awaited_since().map_or(at, |awaited| awaited.min(at));
-        Cursor { topic: self.bus.tag(), at }
+        Cursor { topic: self.bus.tag(), at: state.ledger.proven_until().min(at) }
+    }
+
+    /// The same for all that was heard so far.
+    fn cursor_now(&self, state: &State) -> Cursor {
+        self.cursor(state, state.latest.unwrap_or_else(clock::now_micros))
     }
 
     pub fn own_beacon_interval(&self) -> Duration {

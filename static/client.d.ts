@@ -126,7 +126,8 @@ export interface Messages {
   fleet: Fleet;
   ack: Ack;
   receipt: Receipt;
-  pong: { type: "pong"; id?: string };
+  /** `time`: the VM's clock, in ms since the epoch. */
+  pong: { type: "pong"; id?: string; time: number; cursor: string };
   error: ServerError;
 }
 

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use super::ErrorCode;
 use super::request::ALIEN_LANDING;
 use crate::channel::Channel;
+use crate::clock;
 use crate::cursor::Cursor;
 use crate::event::{Event, Kind, Letter, Origin};
 use crate::fleet::Fleet;
@@ -200,14 +201,18 @@ pub fn ack(id: Option<&str>, event_id: &str) -> Frame {
     text(&Ack { r#type: "ack", id, event_id })
 }
 
-pub fn pong(id: Option<&str>) -> Frame {
+/// With this VM's time, in ms since the epoch, and how far the socket has everything: while nothing
+/// happens, no event tells that.
+pub fn pong(id: Option<&str>, cursor: Cursor) -> Frame {
     #[derive(Serialize)]
     struct Pong<'a> {
         r#type: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
+        time: i64,
+        cursor: String,
     }
-    text(&Pong { r#type: "pong", id })
+    text(&Pong { r#type: "pong", id, time: clock::now_millis(), cursor: cursor.to_string() })
 }
 
 /// `retry_after` goes with [`ErrorCode::Unavailable`] and [`ErrorCode::RateLimited`].
@@ -286,7 +291,7 @@ mod tests {
     fn type_comes_first() {
         let frames = [
             ack(Some("1"), "2"),
-            pong(None),
+            pong(None, CURSOR),
             error(ErrorCode::InvalidJson, "no", None, None),
             fleet(&Fleet::default()),
             connected(

@@ -80,7 +80,9 @@ async fn a_ping_is_answered() {
     let vm = Vm::alone(&[]).await;
     let mut client = vm.connect().await;
     client.send(json!({"type": "ping"})).await;
-    assert_eq!(client.next().await, json!({"type": "pong"}));
+    let pong = client.next().await;
+    assert_eq!(pong["type"], "pong");
+    assert!(pong["time"].as_u64().is_some() && pong["cursor"].is_string(), "{pong}");
 }
 
 #[tokio::test]
