@@ -205,6 +205,8 @@ impl Publishing {
 
 /// This process's sequence.
 struct Numbers {
+    /// How long a number may matter: an event is published up to [`PATIENCE`] after it was given, and is
+    /// heard for a window after that.
     window: Duration,
     started: i64,
     last: u64,
@@ -221,7 +223,7 @@ impl Numbers {
     fn new(window: Duration) -> Self {
         let started = clock::now_millis();
         Self {
-            window,
+            window: window + PATIENCE,
             started,
             last: 0,
             last_at: started,
@@ -370,7 +372,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_window_moves_on() {
-        let mut numbers = Numbers::new(Duration::from_secs(320));
+        let mut numbers = Numbers::new(Duration::from_secs(320) - PATIENCE);
         let begun = numbers.started;
         for _ in 0..40 {
             numbers.next();
