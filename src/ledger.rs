@@ -60,6 +60,8 @@ pub struct Ledger {
     spoken: Cell<Option<i64>>,
     /// Who was last heard of before this (µs) is not waited for.
     silent: i64,
+    /// What was published before this (µs) was asked for anew, and comes late or not at all.
+    asked: i64,
     /// Where the next list of ended processes begins.
     turn: usize,
     /// This VM's own part of [`SPREAD`].
@@ -127,6 +129,7 @@ impl Ledger {
             awaited: Cell::default(),
             spoken: Cell::default(),
             silent: edge,
+            asked: edge,
             turn: 0,
             slack,
         }
@@ -251,6 +254,7 @@ impl Ledger {
 
     /// The topic begins to bring anew what may be missing: holes have their time again.
     pub fn wait_again(&mut self) {
+        self.asked = clock::now_micros();
         for hole in self.awaited_mut() {
             hole.since = Instant::now();
         }
@@ -261,13 +265,13 @@ impl Ledger {
         self.awaited_since().is_none()
     }
 
-    /// Between what times (µs) something is missing that was published at or after `since`.
+    /// Between what times (µs) something is missing that was published at or after `since`. What may just
+    /// have been overtaken is not.
     pub fn missing(&self, since: i64) -> Option<(i64, i64)> {
+        let is_late = |hole: &&Hole| hole.published.0 < self.asked || hole.noticed.elapsed() > OVERTAKING;
         self.holes()
             .filter(|hole| hole.published.1 >= since)
-            .filter(|hole| {
-                hole.state == State::Lost || (hole.is_awaited() && hole.noticed.elapsed() > OVERTAKING)
-            })
+            .filter(|hole| hole.state == State::Lost || (hole.is_awaited() && is_late(hole)))
             .map(|hole| hole.published)
             .reduce(|(from, to), (other_from, other_to)| (from.min(other_from), to.max(other_to)))
     }
