@@ -22,6 +22,7 @@ use crate::connections::Connections;
 use crate::cursor::{BadCursor, Cursor, OVERLAP};
 use crate::event::{Beacon, Event, Heard, Kind, Numbered, Origin, Sequence, Told};
 use crate::fleet::{Change, Fleet};
+use crate::frame::Frame;
 use crate::health::{Health, Phase};
 use crate::history::{CatchUp, History, Hole, Missing};
 use crate::hub::{Hub, Socket};
@@ -73,6 +74,8 @@ struct State {
     history: History,
     hub: Hub,
     fleet: Fleet,
+    /// As sockets are told it, until something changes.
+    fleet_told_as: Option<Frame>,
     ledger: Ledger,
     /// The newest place in the topic that this VM has seen, in µs.
     latest: Option<i64>,
@@ -121,6 +124,7 @@ impl Relay {
                 history: History::new(config.history),
                 hub: Hub::new(Arc::clone(&shards)),
                 fleet: Fleet::default(),
+                fleet_told_as: None,
                 ledger: Ledger::new(clock::now_micros() - micros(config.history.age)),
                 latest: None,
                 fleet_news: Change::Nothing,
@@ -172,7 +176,7 @@ impl Relay {
         for channel in &joined {
             greeting.extend(self.refresh(&mut state, Some(channel), since, cursor));
         }
-        greeting.push(reply::fleet(&state.fleet).into_bytes());
+        greeting.push(state.fleet_frame().into_bytes());
         if let Some(Err(bad)) = since {
             let error = reply::error(ErrorCode::InvalidField, &bad.to_string(), None, None);
             greeting.push(error.into_bytes());
@@ -413,6 +417,7 @@ impl Relay {
         for heard in &beacon.heard {
             state.ledger.trust(heard, at);
         }
+        state.fleet_told_as = None;
         let change = state.fleet.hear(beacon.clone(), at);
         state.fleet_news = state.fleet_news.max(change);
         self.metrics.fleet.set(state.fleet.len() as i64);
@@ -499,6 +504,7 @@ impl Relay {
     pub fn tend_fleet(&self) {
         let mut state = self.state();
         if state.fleet.expire() {
+            state.fleet_told_as = None;
             state.fleet_news = Change::Members;
             self.metrics.fleet.set(state.fleet.len() as i64);
         }
@@ -516,7 +522,8 @@ impl Relay {
         }
         state.fleet_told = Instant::now();
         state.fleet_news = Change::Nothing;
-        state.hub.send(None, &reply::fleet(&state.fleet), None);
+        let frame = state.fleet_frame();
+        state.hub.send(None, &frame, None);
     }
 
     /// Tells every socket to come back, to another VM, each at a time of its own within `spread`; the
@@ -588,6 +595,13 @@ impl Relay {
     }
 }
 
+impl State {
+    /// Who is alive, encoded once for all who come until that changes.
+    fn fleet_frame(&mut self) -> Frame {
+        self.fleet_told_as.get_or_insert_with(|| reply::fleet(&self.fleet)).clone()
+    }
+}
+
 /// Tells a sender that the bus has its message for certain, or why it has not.
 pub fn report(sender: &Outbox, id: Option<&str>, event_id: &str, confirmed: Result<(), &str>) {
     sender.push(match confirmed {
@@ -620,7 +634,6 @@ impl Drop for Member {
 mod tests {
     use super::*;
     use crate::bus::{Inbox, Join, Message};
-    use crate::frame::Frame;
     use crate::shard::Command;
     use crate::vm;
 

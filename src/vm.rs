@@ -83,7 +83,7 @@ pub async fn run(
         // It shares its time with others by itself.
         shards.spawn(unconstrained(shard.run(closing.clone())));
     }
-    let routes = http::routes(Arc::clone(&relay), sockets.clone());
+    let routes = http::routes(Arc::clone(&relay));
     let mut server = tokio::spawn(http::serve(listener, routes, serving.clone()));
     let reporting = CancellationToken::new();
     let reports = lifecycle::keep(relay.lifecycle.clone(), relay.bus.clone(), reporting.clone());

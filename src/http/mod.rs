@@ -13,7 +13,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use serde::Serialize;
-use tokio_util::task::TaskTracker;
 use warp::filters::BoxedFilter;
 use warp::http::header::{HeaderMap, HeaderName, HeaderValue};
 use warp::http::{StatusCode, header};
@@ -29,9 +28,9 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
      img-src 'self'; connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; \
      frame-ancestors 'none'";
 
-/// All routes. `sockets` tracks what upgrades leave running.
-pub fn routes(relay: Arc<Relay>, sockets: TaskTracker) -> BoxedFilter<(impl Reply,)> {
-    let upgrade = upgrade::route(Arc::clone(&relay), sockets);
+/// All routes.
+pub fn routes(relay: Arc<Relay>) -> BoxedFilter<(impl Reply,)> {
+    let upgrade = upgrade::route(Arc::clone(&relay));
     let status = status::routes(Arc::clone(&relay));
     let connections = connections::routes(Arc::clone(&relay));
     upgrade

@@ -5,7 +5,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,12 +14,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::select;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use warp::filters::BoxedFilter;
-use warp::http::Request;
+use warp::http::{Request, Version};
 use warp::reply::Reply;
 
 /// A half-sent request is dropped after this.
@@ -40,6 +39,21 @@ pub const MAX_CONNECTIONS: usize = 4_096;
 /// Where a request came from, by TCP.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
+
+/// With each request of HTTP/1.1: takes its connection away from HTTP, which then answers nothing.
+#[derive(Clone)]
+pub struct Takeover(mpsc::Sender<Taker>);
+
+/// Gets the connection, and what its client has sent since the request.
+type Taker = Box<dyn FnOnce(TcpStream, &[u8]) + Send>;
+
+impl Takeover {
+    /// The request must be left unanswered from here on.
+    pub fn by(&self, taker: impl FnOnce(TcpStream, &[u8]) + Send + 'static) {
+        // There is room: a connection has one request at a time.
+        let _ = self.0.try_send(Box::new(taker));
+    }
+}
 
 /// Serves until `stop`; what is under way then is ended by its own time-outs.
 pub async fn serve<R: Reply + 'static>(
@@ -65,20 +79,27 @@ pub async fn serve<R: Reply + 'static>(
             }
         };
         let routes = warp::service(routes.clone());
+        let (takeover, mut taken) = mpsc::channel(1);
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(Peer(peer));
+            if request.version() == Version::HTTP_11 {
+                request.extensions_mut().insert(Takeover(takeover.clone()));
+            }
             tower_service::Service::call(&mut routes.clone(), request)
         });
-        let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
+        let mut connection = http.serve_connection(TokioIo::new(stream), service);
         let stop = stop.clone();
         tokio::spawn(async move {
             let _permit = permit;
-            let mut connection = pin!(connection);
             let ended = select! {
                 ended = &mut connection => ended,
+                Some(taker) = taken.recv() => {
+                    let parts = connection.into_parts();
+                    return taker(parts.io.into_inner(), &parts.read_buf);
+                }
                 () = stop.cancelled() => return,
                 () = sleep(LIFETIME) => {
-                    connection.as_mut().graceful_shutdown();
+                    std::pin::Pin::new(&mut connection).graceful_shutdown();
                     timeout(LAST_ANSWER, connection).await.unwrap_or(Ok(()))
                 }
             };

@@ -1,27 +1,27 @@
 //! `GET /ws`: from HTTP to a WebSocket.
 //!
 //! An upgrade of our own instead of warp's: warp's sockets come with 128 KiB of read buffer each,
-//! and can't be had as the bare TCP stream, which a [`crate::shard`] reads and writes.
+//! and can't be had as the bare TCP stream, which a [`crate::shard`] reads and writes. Who may come in is
+//! answered there too, in one write with what a socket hears first.
 
 use std::collections::BTreeMap;
+use std::future::pending;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
+use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_util::task::TaskTracker;
 use tracing::debug;
 use warp::Filter;
 use warp::filters::BoxedFilter;
 use warp::http::{HeaderMap, HeaderValue, StatusCode, header};
-use warp::reply::{Reply as _, Response};
+use warp::reply::Response;
 
 use super::address;
 use super::error;
-use super::server::Peer;
+use super::server::{Peer, Takeover};
 use crate::admission::{Admission, Place, Refusal};
 use crate::auth::Visitor;
 use crate::authorizer::{Denied, Question};
@@ -38,23 +38,25 @@ type Query = BTreeMap<String, String>;
 /// may be another one.
 const SUBPROTOCOL: &str = "alien-alert";
 
-pub fn route(relay: Arc<Relay>, sockets: TaskTracker) -> BoxedFilter<(Response,)> {
+pub fn route(relay: Arc<Relay>) -> BoxedFilter<(Response,)> {
     let admission = Admission::new(relay.config.limits);
     warp::path!("ws")
         .and(warp::get())
         .and(warp::query::<Query>())
         .and(warp::header::headers_cloned())
-        .and(warp::ext::optional::<OnUpgrade>())
+        .and(warp::ext::optional::<Takeover>())
         .and(warp::ext::get::<Peer>())
-        .then(move |query: Query, headers: HeaderMap, upgrade: Option<OnUpgrade>, peer: Peer| {
-            let (relay, admission, sockets) = (Arc::clone(&relay), Arc::clone(&admission), sockets.clone());
+        .then(move |query: Query, headers: HeaderMap, takeover: Option<Takeover>, peer: Peer| {
+            let (relay, admission) = (Arc::clone(&relay), Arc::clone(&admission));
             async move {
-                let accepted = accept(&relay, &admission, &sockets, query, &headers, upgrade, peer).await;
-                accepted.unwrap_or_else(|refused| {
-                    let (reason, response) = *refused;
-                    relay.metrics.rejected(reason);
-                    response
-                })
+                match accept(&relay, &admission, query, &headers, takeover, peer).await {
+                    Ok(()) => pending().await,
+                    Err(refused) => {
+                        let (reason, response) = *refused;
+                        relay.metrics.rejected(reason);
+                        response
+                    }
+                }
             }
         })
         .boxed()
@@ -62,19 +64,18 @@ pub fn route(relay: Arc<Relay>, sockets: TaskTracker) -> BoxedFilter<(Response,)
 
 type Refused = Box<(&'static str, Response)>;
 
-/// Lets a visitor in. Dropped while the app's backend is asked, as it is when the visitor goes, it leaves
+/// Lets a visitor in, and takes the connection then. Dropped while the app's backend is asked, as it is when the visitor goes, it leaves
 /// nothing behind.
 async fn accept(
     relay: &Arc<Relay>,
     admission: &Arc<Admission>,
-    sockets: &TaskTracker,
     query: Query,
     headers: &HeaderMap,
-    upgrade: Option<OnUpgrade>,
+    takeover: Option<Takeover>,
     peer: Peer,
-) -> Result<Response, Refused> {
+) -> Result<(), Refused> {
     let key = handshake(headers).map_err(|why| refuse("handshake", StatusCode::BAD_REQUEST, why))?;
-    let upgrade = upgrade.ok_or_else(|| {
+    let takeover = takeover.ok_or_else(|| {
         refuse("handshake", StatusCode::BAD_REQUEST, "HTTP/1.1 is needed to open a WebSocket")
     })?;
     if !origin_is_allowed(relay, headers) {
@@ -111,31 +112,25 @@ async fn accept(
         .map_err(|bad| refuse(bad.name(), StatusCode::UNAUTHORIZED, &bad.to_string()))?
         .unwrap_or_default();
     let (visitor, named) = Box::pin(authorize(relay, &query, headers, ip, visitor)).await?;
+    let answer = answer(&key, speaks_ours);
     let relay = Arc::clone(relay);
-    sockets.spawn(async move {
-        let Ok(upgraded) = upgrade.await else { return };
-        match upgraded.downcast::<TokioIo<TcpStream>>() {
-            Ok(parts) => {
-                // Copied: hyper's buffer of 8 KiB, nearly always empty, would stay for long.
-                let early = parts.read_buf.to_vec();
-                let newcomer = Newcomer { stream: parts.io.into_inner(), early, place, ip };
-                join(&relay, query, named, visitor, newcomer);
-            }
-            Err(_) => debug!("an upgraded connection that is not TCP"),
-        }
+    takeover.by(move |stream, early| {
+        // Copied: hyper's buffer of 8 KiB, nearly always empty, would stay for long.
+        let newcomer = Newcomer { stream, answer, early: early.to_vec(), place, ip };
+        join(&relay, query, named, visitor, newcomer);
     });
-    let headers = [
-        (header::CONNECTION, HeaderValue::from_static("upgrade")),
-        (header::UPGRADE, HeaderValue::from_static("websocket")),
-    ];
-    let mut response = StatusCode::SWITCHING_PROTOCOLS.into_response();
-    response.headers_mut().extend(headers);
-    response.headers_mut().insert(header::SEC_WEBSOCKET_ACCEPT, key);
-    if speaks_ours {
-        let ours = HeaderValue::from_static(SUBPROTOCOL);
-        response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, ours);
-    }
-    Ok(response)
+    Ok(())
+}
+
+/// The head that ends HTTP on a connection (RFC 6455, 4.2.2).
+fn answer(accept: &str, speaks_ours: bool) -> Bytes {
+    let protocol =
+        if speaks_ours { format!("sec-websocket-protocol: {SUBPROTOCOL}\r\n") } else { String::new() };
+    let head = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-accept: {accept}\r\n{protocol}\r\n"
+    );
+    head.into()
 }
 
 /// What the app's backend says of a visitor, where it wants to be asked, and the channels that it names.
@@ -197,6 +192,8 @@ fn takes_sockets(phase: Phase) -> Result<(), Refused> {
 /// What a socket comes with, beside what its visitor asks for.
 struct Newcomer {
     stream: TcpStream,
+    /// To its request.
+    answer: Bytes,
     early: Vec<u8>,
     place: Place,
     ip: IpAddr,
@@ -212,10 +209,10 @@ fn join(relay: &Arc<Relay>, query: Query, named: Vec<String>, visitor: Visitor, 
     let channels: Vec<_> = named.chain(asked).collect();
     relay.join(query.get("since").map(String::as_str), &channels, visitor, |member, greeting| {
         debug!(client_id = %member.client_id, "socket opened");
-        let Newcomer { stream, early, place, ip } = newcomer;
+        let Newcomer { stream, answer, early, place, ip } = newcomer;
         let presence = relay.lifecycle.opened(&member.client_id, member.visitor.user.as_ref(), ip);
         let outbox = member.outbox.clone();
-        let arrival = Arrival { stream, early, greeting, member, presence, place };
+        let arrival = Arrival { stream, answer, early, greeting, member, presence, place };
         outbox.mailbox.send(Command::Join(outbox.id, Box::new(arrival)));
         if !relay.health.phase().takes_sockets() {
             // The VM began to leave between the answer and now.
@@ -225,7 +222,7 @@ fn join(relay: &Arc<Relay>, query: Query, named: Vec<String>, visitor: Visitor, 
 }
 
 /// Checks the client's half of the handshake (RFC 6455, 4.2.1); returns this side's proof.
-fn handshake(headers: &HeaderMap) -> Result<HeaderValue, &'static str> {
+fn handshake(headers: &HeaderMap) -> Result<String, &'static str> {
     let has = |name, token: &str| {
         let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
         values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(token))
@@ -236,13 +233,18 @@ fn handshake(headers: &HeaderMap) -> Result<HeaderValue, &'static str> {
     if !has(header::SEC_WEBSOCKET_VERSION, "13") {
         return Err("Sec-WebSocket-Version: expected 13");
     }
+    if headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0")
+    {
+        return Err("a WebSocket request has no body");
+    }
     // 16 bytes in base64: 22 characters and two of padding.
     let key = headers.get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes);
     let key = key
         .filter(|key| key.len() == 24 && key.ends_with(b"=="))
         .filter(|key| key[..22].iter().all(|byte| byte.is_ascii_alphanumeric() || b"+/".contains(byte)))
         .ok_or("Sec-WebSocket-Key: expected 16 bytes in base64")?;
-    HeaderValue::try_from(derive_accept_key(key)).map_err(|_| "Sec-WebSocket-Key: can't be answered")
+    Ok(derive_accept_key(key))
 }
 
 /// Whether the client speaks ours, and the token that came along then.
@@ -310,7 +312,14 @@ mod tests {
 
     #[test]
     fn answers_the_rfc_s_example() {
-        assert_eq!(handshake(&headers(&[])).unwrap(), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        let accept = handshake(&headers(&[])).unwrap();
+        let head = answer(&accept, false);
+        let lines: Vec<_> = head.split(|byte| *byte == b'\n').collect();
+        assert_eq!(lines[0], b"HTTP/1.1 101 Switching Protocols\r");
+        assert!(lines.contains(&&b"sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r"[..]));
+        assert!(lines.iter().all(|line| !line.starts_with(b"sec-websocket-protocol")));
+        assert!(head.ends_with(b"\r\n\r\n"));
+        assert!(answer(&accept, true).ends_with(b"\r\nsec-websocket-protocol: alien-alert\r\n\r\n"));
     }
 
     #[test]
@@ -319,6 +328,8 @@ mod tests {
             ("upgrade", "h2c"),
             ("connection", "close"),
             ("sec-websocket-version", "8"),
+            ("content-length", "2"),
+            ("transfer-encoding", "chunked"),
             ("sec-websocket-key", "short=="),
             ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZ!=="),
         ] {

@@ -85,6 +85,8 @@ const KEPT: usize = 1_024;
 /// A new socket.
 pub struct Arrival {
     pub stream: TcpStream,
+    /// To the request that it came by.
+    pub answer: Bytes,
     /// What the client sent before it was answered.
     pub early: Vec<u8>,
     /// What it is to hear first: whole frames.
@@ -331,10 +333,10 @@ impl Shard {
     }
 
     fn join(&mut self, id: SocketId, arrival: Arrival) {
-        let Arrival { stream, early, greeting, member, presence, place } = arrival;
+        let Arrival { stream, answer, early, greeting, member, presence, place } = arrival;
         let config = &member.relay.config;
         let (now, limit) = (self.now, config.limits.outbox_bytes);
-        let mut socket = Socket::new(stream, member.outbox.clone(), &self.log, now);
+        let mut socket = Socket::new(stream, member.outbox.clone(), answer, &self.log, now);
         socket.ping_at = now + ticks(config.ping_interval);
         socket.expires_at = member.visitor.expires.map_or(u32::MAX, |at| now + ticks(time_until(at)));
         socket.say(&self.log, Message { parts: greeting, is_refresh: true, written: None }, limit);

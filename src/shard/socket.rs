@@ -89,12 +89,14 @@ pub enum Read {
 }
 
 impl Socket {
-    /// A socket that hears what is put into `log` from here on. What is in `early` came before.
-    pub fn new(stream: TcpStream, outbox: Outbox, log: &Log, now: u32) -> Self {
+    /// A socket that hears what is put into `log` from here on. First comes the `answer` to its request,
+    /// which is owed even if it is to be closed before.
+    pub fn new(stream: TcpStream, outbox: Outbox, answer: Bytes, log: &Log, now: u32) -> Self {
+        let answer = Turn { is_begun: true, ..Turn::new(log.head(), answer) };
         Self {
             stream,
             place: log.head(),
-            turns: VecDeque::new(),
+            turns: VecDeque::from([answer]),
             own: 0,
             reader: Reader::default(),
             waker: Arc::new(outbox).into(),
@@ -381,7 +383,8 @@ mod tests {
         let mailbox = Mailbox::default();
         let mut log = Log::new();
         log.push(b"before it came");
-        let mut socket = Socket::new(served, Outbox::new(mailbox.clone()), &log, 0);
+        let answer = Bytes::from_static(b"HTTP/1.1 101 Switching Protocols\r\n\r\n");
+        let mut socket = Socket::new(served, Outbox::new(mailbox.clone()), answer.clone(), &log, 0);
         let mut expected = Vec::new();
         let mut heard = Vec::new();
         let mut notices = Vec::new();
@@ -441,7 +444,7 @@ mod tests {
         drop(socket);
         client.read_to_end(&mut heard).await.unwrap();
 
-        let mut rest = &heard[..];
+        let mut rest = heard.strip_prefix(&answer[..]).expect("the answer to its request");
         let whole = expected.iter().take_while(|frame| {
             let after = rest.strip_prefix(&frame[..]);
             rest = after.unwrap_or(rest);

@@ -1,5 +1,6 @@
 //! A shard with real sockets over loopback: what each hears, and in what order.
 
+use bytes::Bytes;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -69,8 +70,8 @@ impl World {
         self.relay.join(None, &[], Visitor::default(), |member, _| {
             let (outbox, client_id) = (member.outbox.clone(), Arc::clone(&member.client_id));
             let greeting = greeting.iter().map(|text| Frame::text(text.as_bytes()).into_bytes()).collect();
-            let early = Vec::new();
-            let arrival = Arrival { stream: served, early, greeting, member, presence: None, place };
+            let (answer, early) = (Bytes::new(), Vec::new());
+            let arrival = Arrival { stream: served, answer, early, greeting, member, presence: None, place };
             outbox.mailbox.send(Command::Join(outbox.id, Box::new(arrival)));
             seated = Some((outbox, client_id));
         });

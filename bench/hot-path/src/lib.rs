@@ -190,8 +190,8 @@ async fn serve() -> (Arc<Relay>, Vec<TcpStream>) {
         let place = admission.admit(IpAddr::V4(Ipv4Addr::LOCALHOST)).expect("a place");
         relay.join(None, &[], Visitor::default(), |member, _| {
             let outbox = member.outbox.clone();
-            let (early, greeting) = (Vec::new(), Vec::new());
-            let arrival = Arrival { stream, early, greeting, member, presence: None, place };
+            let (answer, early, greeting) = Default::default();
+            let arrival = Arrival { stream, answer, early, greeting, member, presence: None, place };
             outbox.mailbox.send(Command::Join(outbox.id, Box::new(arrival)));
         });
     }
