@@ -7,8 +7,7 @@ use std::process::ExitCode;
 
 use alien_alert::config::{BusConfig, Config, ConfigError, VARIABLES};
 use alien_alert::signals::Signals;
-use alien_alert::{logs, vm};
-use tokio::net::{TcpListener, TcpSocket};
+use alien_alert::{http, logs, vm};
 use tracing::{info, warn};
 
 // Sockets come and go by the thousand; this one gives memory back and packs small things well.
@@ -67,8 +66,8 @@ async fn live(config: Config, wanted: usize) -> Result<ExitCode, ExitCode> {
     let signals =
         Signals::catch().map_err(|error| fail(UNAVAILABLE, &format!("signals can't be caught: {error}")))?;
     let address = SocketAddr::new(config.host, config.port);
-    let listener = listen(address).map_err(|error| fail(UNAVAILABLE, &unbound(&config, &error)))?;
-    let address = listener.local_addr().unwrap_or(address);
+    let listeners = http::listen(address).map_err(|error| fail(UNAVAILABLE, &unbound(&config, &error)))?;
+    let address = listeners[0].local_addr().unwrap_or(address);
     let bus = vm::bus(&config).await.map_err(|error: ConfigError| fail(CONFIG, &error.to_string()))?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -82,20 +81,10 @@ async fn live(config: Config, wanted: usize) -> Result<ExitCode, ExitCode> {
     if room < wanted {
         warn!(room, wanted, "the system allows too few open files for MAX_CONNECTIONS; see ulimit -n");
     }
-    match vm::run(listener, config, bus, signals.shutdown()).await {
+    match vm::run(listeners, config, bus, signals.shutdown()).await {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(vm::Broken) => Err(fail(SOFTWARE, "a task has ended that must not; the log says more")),
     }
-}
-
-/// Listens with room for all who come back at once after a deployment; the system may allow less.
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    const WAITING: u32 = 1 << 16;
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // A VM that starts again must not wait for its old connections' end.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(WAITING)
 }
 
 /// Why it can't listen, by the variable that is at fault.

@@ -59,12 +59,12 @@ pub async fn bus(config: &Config) -> Result<Bus, ConfigError> {
 #[derive(Debug)]
 pub struct Broken;
 
-/// Runs a VM on `listener` until `shutdown`, and leaves within 4 s then.
+/// Runs a VM on `listeners` until `shutdown`, and leaves within 4 s then.
 ///
 /// # Errors
 /// It can't go on; it left in order, and is to be started anew.
 pub async fn run(
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     config: Config,
     bus: Bus,
     shutdown: impl Future<Output = ()>,
@@ -84,7 +84,7 @@ pub async fn run(
         shards.spawn(unconstrained(shard.run(closing.clone())));
     }
     let routes = http::routes(Arc::clone(&relay));
-    let mut server = tokio::spawn(http::serve(listener, routes, serving.clone()));
+    let mut server = tokio::spawn(http::serve(listeners, routes, serving.clone()));
     let reporting = CancellationToken::new();
     let reports = lifecycle::keep(relay.lifecycle.clone(), relay.bus.clone(), reporting.clone());
     let reports = tokio::spawn(reports);

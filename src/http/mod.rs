@@ -4,6 +4,7 @@ mod address;
 mod api;
 mod backend;
 mod connections;
+mod listen;
 mod page;
 mod server;
 mod status;
@@ -19,6 +20,7 @@ use warp::http::{StatusCode, header};
 use warp::reply::{Reply, Response};
 use warp::{Filter, Rejection};
 
+pub use self::listen::listen;
 pub use self::server::{MAX_CONNECTIONS, serve};
 use crate::relay::Relay;
 use crate::wire::ErrorCode;

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -57,16 +58,26 @@ impl Takeover {
 
 /// Serves until `stop`; what is under way then is ended by its own time-outs.
 pub async fn serve<R: Reply + 'static>(
-    listener: TcpListener,
+    listeners: Vec<TcpListener>,
     routes: BoxedFilter<(R,)>,
     stop: CancellationToken,
 ) {
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let accepting = listeners.into_iter();
+    join_all(accepting.map(|listener| accept_all(listener, &connections, &routes, &stop))).await;
+}
+
+async fn accept_all<R: Reply + 'static>(
+    listener: TcpListener,
+    connections: &Arc<Semaphore>,
+    routes: &BoxedFilter<(R,)>,
+    stop: &CancellationToken,
+) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).max_buf_size(HEADER_BYTES);
     loop {
         let accepted = select! {
-            accepted = accept(&listener, &connections) => accepted,
+            accepted = accept(&listener, connections) => accepted,
             () = stop.cancelled() => return,
         };
         let (stream, peer, permit) = match accepted {

@@ -1,0 +1,50 @@
+//! The listening sockets: several on one port, so that all who come back at once after a deployment find
+//! room to wait. The system lets only `net.core.somaxconn` wait at each, 4,096 mostly, and one that finds no
+//! room tries again a second later, then two.
+
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::net::{TcpListener, TcpSocket};
+
+/// Together they hold more than the sockets that a VM takes.
+const LISTENERS: usize = 4;
+
+/// The system's own limit is lower.
+const WAITING: u32 = 1 << 16;
+
+/// Listens on an address; port 0 is a free one.
+///
+/// # Errors
+/// The system's; among them that another program listens there.
+pub fn listen(address: SocketAddr) -> io::Result<Vec<TcpListener>> {
+    // Alone first: those who share a port would share it with another copy of this program too.
+    let address = bind(address, false)?.listen(1)?.local_addr()?;
+    (0..LISTENERS).map(|_| bind(address, true)?.listen(WAITING)).collect()
+}
+
+fn bind(address: SocketAddr, shares: bool) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A VM that starts again must not wait for its old connections' end.
+    socket.set_reuseaddr(true)?;
+    socket.set_reuseport(shares)?;
+    socket.bind(address)?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_is_shared_within_the_program_only() {
+        let listeners = listen((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let address = listeners[0].local_addr().unwrap();
+        assert!(listeners.iter().all(|listener| listener.local_addr().unwrap() == address));
+        assert_eq!(listen(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(listeners);
+        listen(address).unwrap();
+    }
+}
