@@ -305,6 +305,7 @@ mod tests {
             timestamp: 0,
             origin: Origin { instance: "a".into(), region: "ams".into() },
             sequence: Sequence::default(),
+            wants_receipt: false,
         }
     }
 

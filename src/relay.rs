@@ -18,7 +18,7 @@ use crate::bus::{Bus, BusError, Delivery};
 use crate::channel::{BadName, Channel};
 use crate::clock::{self, micros};
 use crate::config::Config;
-use crate::connections::Connections;
+use crate::connections::{Connections, to_instance};
 use crate::cursor::{BadCursor, Cursor, OVERLAP};
 use crate::event::{Beacon, Event, Heard, Kind, Numbered, Origin, Sequence, Told};
 use crate::fleet::{Change, Fleet};
@@ -31,6 +31,7 @@ use crate::ledger::{Ledger, Overdue};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::publishing::{MARKS, Publishing};
+use crate::receipts::Receipts;
 use crate::shard::{Mailbox, Outbox};
 use crate::wire::request::{Body, Request};
 use crate::wire::{Close, CloseCode, ErrorCode, reply};
@@ -77,6 +78,7 @@ struct State {
     /// As sockets are told it, until something changes.
     fleet_told_as: Option<Frame>,
     ledger: Ledger,
+    receipts: Receipts,
     /// The newest place in the topic that this VM has seen, in µs.
     latest: Option<i64>,
     fleet_news: Change,
@@ -126,6 +128,7 @@ impl Relay {
                 fleet: Fleet::default(),
                 fleet_told_as: None,
                 ledger: Ledger::new(clock::now_micros() - micros(config.history.age)),
+                receipts: Receipts::new(Arc::clone(config.identity.instance())),
                 latest: None,
                 fleet_news: Change::Nothing,
                 fleet_told: Instant::now(),
@@ -323,11 +326,13 @@ impl Relay {
             timestamp: clock::now_millis(),
             origin: self.origin(),
             sequence: Sequence::default(),
+            wants_receipt: false,
         }
     }
 
     /// Puts a socket's event on the bus, and tells it when it is there for certain, or is not.
-    fn publish_for(self: &Arc<Self>, event: Event, id: Option<String>, sender: Outbox) {
+    fn publish_for(self: &Arc<Self>, mut event: Event, id: Option<String>, sender: Outbox) {
+        event.wants_receipt = event.kind == Kind::Alert && self.state().receipts.expect(&event.id, &sender);
         let event_id = event.id.clone();
         self.publish(event, move |confirmed| report(&sender, id.as_deref(), &event_id, confirmed));
     }
@@ -378,6 +383,7 @@ impl Relay {
                 self.connections.asked(ask, at, found);
             }
             Ok(Told::Answer(answer)) => self.connections.answered(answer),
+            Ok(Told::Receipts(receipts)) => self.state().receipts.hear(receipts),
             Err(error) => {
                 self.metrics.undecodable.inc();
                 debug!(%error, "a message on the topic that this version does not know");
@@ -392,6 +398,7 @@ impl Relay {
     }
 
     fn deliver(&self, event: &Event, at: i64) {
+        let received = clock::now_millis();
         let mut state = self.state();
         state.latest = state.latest.max(Some(at));
         // By its number when the topic repeats it, by its id when the client did.
@@ -400,13 +407,20 @@ impl Relay {
         let new = new && at >= self.memory_begins();
         if !new || !state.history.first_sight(&event.id) {
             self.metrics.duplicates.inc();
+            if event.wants_receipt {
+                state.receipts.heard_before(&event.id);
+            }
             return;
         }
-        let frame = reply::event(event, self.cursor(&state, at));
+        let frame = reply::event(event, self.cursor(&state, at), at / 1000, received);
         state.history.push(event.channel.as_ref(), at, frame.payload());
         let except = (event.kind == Kind::Broadcast).then_some(event.sender_id.as_str());
         let sockets = state.hub.send(event.channel.as_ref(), &frame, except);
         self.metrics.delivered(event.kind.label(), sockets);
+        if event.wants_receipt {
+            let State { receipts, fleet, .. } = &mut *state;
+            receipts.heard(event, at, sockets, fleet);
+        }
     }
 
     fn note(&self, beacon: &Beacon, at: i64) {
@@ -524,6 +538,20 @@ impl Relay {
         state.fleet_news = Change::Nothing;
         let frame = state.fleet_frame();
         state.hub.send(None, &frame, None);
+    }
+
+    /// Tells senders and other VMs where alerts were heard.
+    pub fn tend_receipts(&self) {
+        let mut state = self.state();
+        state.receipts.tell();
+        let fleet = state.fleet.len();
+        let due = state.receipts.due(fleet);
+        drop(state);
+        for (instance, receipts) in due {
+            self.metrics.receipts.inc();
+            // Tried once: without it the sender hears of fewer.
+            drop(self.bus.publish(to_instance(&instance, Told::Receipts(receipts))));
+        }
     }
 
     /// Tells every socket to come back, to another VM, each at a time of its own within `spread`; the

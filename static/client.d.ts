@@ -48,7 +48,14 @@ interface Sent {
   regionCode: string;
 }
 
-export type Alert = AppEvent<"alert", Landing> & Sent & { message: "ALIEN_LANDING" };
+export type Alert = AppEvent<"alert", Landing> &
+  Sent & {
+    message: "ALIEN_LANDING";
+    /** When the topic took it, in ms since the epoch by the topic's clock. */
+    published: number;
+    /** When it came to this client's VM, in ms since the epoch by its clock. */
+    received: number;
+  };
 export type Broadcast<Data = any> = AppEvent<"broadcast", Data> & Sent;
 
 export interface Direct<Data = any> {
@@ -101,10 +108,14 @@ export interface Ack {
   eventId: string;
 }
 
+/** Where an alert that this connection sent has been heard so far; again when it grows. */
 export interface Receipt {
   type: "receipt";
+  /** The alert's: the id that it was sent with. */
   eventId: string;
+  /** VMs that have confirmed it: in a fleet of more than twenty, about twenty by chance. */
   instances: number;
+  /** Their sockets that it went to, the sender's too. */
   sockets: number;
 }
 

@@ -31,6 +31,7 @@ mod lifecycle;
 mod limits;
 mod misconfiguration;
 mod model;
+mod receipts;
 mod restart;
 mod start;
 mod tidy;
