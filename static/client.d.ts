@@ -48,7 +48,14 @@ interface Sent {
   regionCode: string;
 }
 
-export type Alert = AppEvent<"alert", Landing> & Sent & { message: "ALIEN_LANDING" };
+export type Alert = AppEvent<"alert", Landing> &
+  Sent & {
+    message: "ALIEN_LANDING";
+    /** When the topic took it, in ms since the epoch; like `received` not told by an older VM. */
+    published?: number;
+    /** When this connection's VM had it from the topic, in ms since the epoch. */
+    received?: number;
+  };
 export type Broadcast<Data = any> = AppEvent<"broadcast", Data> & Sent;
 
 export interface Direct<Data = any> {
@@ -108,6 +115,13 @@ export interface Receipt {
   sockets: number;
 }
 
+export interface Pong {
+  type: "pong";
+  id?: string;
+  /** The VM's clock, in ms since the epoch; an older VM does not tell it. */
+  timestamp?: number;
+}
+
 export interface ServerError {
   type: "error";
   code: ErrorCode;
@@ -126,7 +140,7 @@ export interface Messages {
   fleet: Fleet;
   ack: Ack;
   receipt: Receipt;
-  pong: { type: "pong"; id?: string };
+  pong: Pong;
   error: ServerError;
 }
 
@@ -147,6 +161,8 @@ export interface Options {
   storage?: Pick<Storage, "getItem" | "setItem"> | null;
   /** A JWT, or who is asked for a fresh one: before each connection, and before the last one ends. */
   token?: string | (() => string | Promise<string>);
+  /** Called with each frame as it is on the wire. A token is in none. */
+  trace?: (direction: "in" | "out", frame: string) => void;
 }
 
 export class AlienClient {
@@ -179,6 +195,8 @@ export class AlienClient {
   alert(data?: Landing, options?: { id?: string }): Promise<Ack>;
   broadcast(data: unknown, options?: { channel?: string; id?: string }): Promise<Ack>;
   direct(targetId: string, data: unknown, options?: { id?: string }): Promise<Ack>;
+  /** Asks for a sign of life. */
+  ping(): Promise<Pong>;
 
   /** Joins a channel until the function returned is called. */
   subscribe(channel: string): () => void;

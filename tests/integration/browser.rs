@@ -44,6 +44,7 @@ async fn a_click_on_one_vm_s_page_shows_on_another_s_and_on_its_own() {
     );
     assert!(there.text("#empty").await.contains("quiet"));
 
+    here.click(".where summary").await;
     here.type_into("#place", "Dam Square").await;
     here.click("#press").await;
     for page in [&here, &there] {
@@ -89,9 +90,13 @@ async fn a_page_comes_back_when_its_vm_does_and_shows_what_it_missed() {
     let port = ams.port.to_string();
     ams.end("TERM").await;
     page.wait_for("#connection[data-state=waiting]").await;
-    assert_eq!(page.count("#press[aria-disabled=true]").await, 1);
+    assert_eq!(page.count("#press[data-state=offline]").await, 1);
     page.click("#press").await;
-    assert!(page.text("#message").await.contains("no connection"), "held back, and said so");
+    page.wait_for("#press[data-state=held]").await;
+    let said = page.text("#message").await;
+    assert!(said.contains("no connection") && said.contains("goes out by itself"), "{said}");
+    page.click("#press").await;
+    assert_eq!(page.text("#message").await, "Taken back: nothing was sent.");
     sin.connect().await.alert(json!({"place": "Meanwhile"})).await;
 
     let back = Vm::spawn_on(&emulator.host(), "ams", &[("PORT", &port)]).await;
@@ -126,8 +131,10 @@ async fn the_keyboard_is_enough() {
     let driver = Driver::start().await;
     let page = open(&driver, &vm).await;
     let body = page.client.find(Locator::Css("body")).await.unwrap();
-    body.send_keys("\u{E004}").await.unwrap();
-    assert_eq!(page.run("return document.activeElement.id").await, "press");
+    for id in ["sound", "notify", "press"] {
+        body.send_keys("\u{E004}").await.unwrap();
+        assert_eq!(page.run("return document.activeElement.id").await, id);
+    }
     let button = page.client.active_element().await.unwrap();
     button.send_keys("\u{E007}").await.unwrap();
     page.wait_for("#landings li.own").await;
