@@ -67,9 +67,11 @@ export const landing = {
   took: (ms, own) => `in ${own ? "" : "~"}${duration(ms)}`,
   own: "yours",
   caughtUp: "caught up",
-  /** Between two stops; a leg whose time is unknown stands without one. */
-  path: (from, to, [up, topic, down, here]) =>
-    `${up === undefined ? "" : `you ${duration(up)} → `}${from} ${duration(topic)} → topic ${duration(down)} → ${to} ${duration(here)} → page`,
+  /** From stop to stop, with the times that are known. */
+  path: (from, to, [up, topic, down, here]) => {
+    const leg = (ms) => (ms === undefined ? " → " : ` → ${duration(ms)} → `);
+    return `${up === undefined ? "" : `you${leg(up)}`}${from}${leg(topic)}topic${leg(down)}${to}${leg(here)}page`;
+  },
 };
 
 export const list = {

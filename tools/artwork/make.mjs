@@ -44,11 +44,23 @@ async function world() {
 /** A ring as whole steps, each from the one before; nothing for one that rounding leaves no area. */
 function outline(ring) {
   if (ring.every(([, latitude]) => latitude < SOUTH)) return "";
-  const points = ring.slice(0, -1).map(([longitude, latitude]) => [longitude, -latitude].map((degrees) => Math.round(degrees * STEPS)));
+  const points = unwound(ring).map((place) => place.map((degrees) => Math.round(degrees * STEPS)));
   const distinct = points.filter(([x, y], index) => index === 0 || x !== points[index - 1][0] || y !== points[index - 1][1]);
   if (distinct.length < 3) return "";
   const steps = distinct.slice(1).map(([x, y], index) => `${x - distinct[index][0]} ${y - distinct[index][1]}`);
-  return `M${distinct[0].join(" ")}l${steps.join(" ").replace(/ -/g, "-")}z`;
+  const shape = `l${steps.join(" ").replace(/ -/g, "-")}z`;
+  // What goes over the edge comes in at the other one.
+  const turns = [0, 1, -1].filter((turn) => distinct.some(([x]) => Math.abs(x + turn * 360 * STEPS) < 180 * STEPS));
+  return turns.map((turn) => `M${distinct[0][0] + turn * 360 * STEPS} ${distinct[0][1]}${shape}`).join("");
+}
+
+/** As x and y, going on beyond the 180th meridian instead of jumping to the other edge. */
+function unwound(ring) {
+  let before = ring[0][0];
+  return ring.slice(0, -1).map(([longitude, latitude]) => {
+    before = longitude - Math.round((longitude - before) / 360) * 360;
+    return [before, -latitude];
+  });
 }
 
 /** The icon on the night sky, with a margin as a part of the whole. */
