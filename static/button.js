@@ -84,8 +84,9 @@ export class Button {
     this.#reach("pressed", id);
     try {
       const answer = this.#client.alert(data, { id });
-      // It is with the browser already; a frame later it is seen to have left the finger.
-      requestAnimationFrame(() => this.#reach("sent", id));
+      // It is with the browser now; each step is to be seen, so the next frame shows it.
+      const sent = performance.now();
+      requestAnimationFrame(() => this.#reach("sent", id, sent));
       await answer;
       this.#reach("confirmed", id);
       this.#form.sent(data);
@@ -107,10 +108,10 @@ export class Button {
   }
 
   /** Forwards only: the event itself may be faster than its confirmation. */
-  #reach(step, id) {
+  #reach(step, id, moment = performance.now()) {
     const latest = this.#latest;
     if (latest?.id !== id) return;
-    this.#light(step, words.duration(performance.now() - latest.began));
+    this.#light(step, words.duration(moment - latest.began));
     const index = STEPS.indexOf(step);
     if (index <= latest.reached) return;
     latest.reached = index;

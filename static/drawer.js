@@ -6,6 +6,7 @@ import { drawer as words } from "./words.js";
 const FRAMES = 50;
 /** Characters of a frame: a catch-up may be megabytes. */
 const LENGTH = 1_000;
+const TIME = { hour12: false, hour: "2-digit", minute: "2-digit", second: "2-digit", fractionalSecondDigits: 3 };
 
 export class Drawer {
   #frames = [];
@@ -28,7 +29,7 @@ export class Drawer {
     const rows = this.#frames.map(({ direction, text, length, at }) => {
       const row = document.createElement("li");
       row.className = direction;
-      const time = at.toLocaleTimeString("en", { hour12: false, fractionalSecondDigits: 3 });
+      const time = at.toLocaleTimeString("en", TIME);
       row.append(line("span", `${words.directions[direction]} · ${time} · ${words.size(length)}`, "details"), line("code", text));
       return row;
     });
