@@ -6,7 +6,7 @@
  * counts it once, whatever became of it.
  */
 
-import { element, setText } from "./dom.js";
+import { element, oncePerFrame, setText } from "./dom.js";
 import { randomId } from "./client.js";
 import * as words from "./words.js";
 
@@ -27,6 +27,13 @@ export class Button {
   #held;
   /** One that was not confirmed: pressing again sends the same event. */
   #unconfirmed;
+  /** Each step is to be seen, however fast the next one is: for a frame at least. */
+  #advance = oncePerFrame(() => {
+    const latest = this.#latest;
+    if (!latest || latest.shown >= latest.reached) return;
+    this.#show(STEPS[++latest.shown]);
+    this.#advance();
+  });
 
   /** @param {{read(): {data?: object, problem?: string}, sent(data: object): void}} form what is told along */
   constructor(client, form) {
@@ -76,17 +83,16 @@ export class Button {
 
   async #send(alarm) {
     const { id, data } = alarm;
-    this.#latest = { id, began: performance.now(), reached: -1, sockets: 0 };
+    this.#latest = { id, began: performance.now(), reached: 0, shown: 0, sockets: 0 };
     this.#pressed.set(id, { at: Date.now(), began: this.#latest.began });
     if (this.#pressed.size > REMEMBERED) this.#pressed.delete(this.#pressed.keys().next().value);
     setText(element("receipt"), "");
     for (const step of STEPS) this.#light(step, "");
+    this.#show("pressed");
     this.#reach("pressed", id);
     try {
       const answer = this.#client.alert(data, { id });
-      // It is with the browser now; each step is to be seen, so the next frame shows it.
-      const sent = performance.now();
-      requestAnimationFrame(() => this.#reach("sent", id, sent));
+      this.#reach("sent", id);
       await answer;
       this.#reach("confirmed", id);
       this.#form.sent(data);
@@ -108,14 +114,12 @@ export class Button {
   }
 
   /** Forwards only: the event itself may be faster than its confirmation. */
-  #reach(step, id, moment = performance.now()) {
+  #reach(step, id) {
     const latest = this.#latest;
     if (latest?.id !== id) return;
-    this.#light(step, words.duration(moment - latest.began));
-    const index = STEPS.indexOf(step);
-    if (index <= latest.reached) return;
-    latest.reached = index;
-    this.#show(step);
+    this.#light(step, words.duration(performance.now() - latest.began));
+    latest.reached = Math.max(latest.reached, STEPS.indexOf(step));
+    this.#advance();
   }
 
   #light(step, time) {

@@ -63,6 +63,9 @@ export class Landings {
   #drawList() {
     const region = this.#filter.value;
     const wanted = this.#events.filter((event) => !region || regionOf(event) === region).reverse();
+    const empty = this.#loading ? words.list.loading : region ? words.list.noneFrom(region) : words.list.empty;
+    setText(this.#empty, empty);
+    this.#empty.hidden = wanted.length > 0;
     let room = PER_FRAME;
     let next = this.#list.firstElementChild;
     for (const event of wanted) {
@@ -79,9 +82,6 @@ export class Landings {
     }
     this.#forget();
     for (const event of this.#events) this.#offer(regionOf(event));
-    const empty = this.#loading ? words.list.loading : region ? words.list.noneFrom(region) : words.list.empty;
-    setText(this.#empty, empty);
-    this.#empty.hidden = wanted.length > 0;
   }
 
   #add(event) {

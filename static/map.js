@@ -105,7 +105,8 @@ export class WorldMap {
       light.style.setProperty("--size", (1 + Math.log2(1 + Math.max(0, Number(clients) || 0)) / 3).toFixed(2));
       light.style.setProperty("--turn", `${neighbours * 137.5}deg`);
       light.style.setProperty("--away", neighbours && Math.sqrt(neighbours).toFixed(2));
-      setText(light, neighbours ? "" : region.slice(0, 4));
+      // One's own machine needs no name, and neighbours have it already.
+      setText(light, neighbours || region.length !== 3 ? "" : region);
       light.classList.toggle("here", instance === own);
       light.classList.toggle("quiet", newest - lastSeen > patience);
     }
