@@ -213,7 +213,8 @@ pub fn letter(id: Option<String>, sender_id: Option<&str>, data: Box<RawValue>) 
     }
 }
 
-fn to_instance(instance: &str, told: Told) -> Message {
+/// A message for one VM alone.
+pub fn to_instance(instance: &str, told: Told) -> Message {
     Message { data: told.encode(), to: Some(instance.into()) }
 }
 

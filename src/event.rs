@@ -20,6 +20,7 @@ pub enum Told {
     Beacon(Beacon),
     Ask(Ask),
     Answer(Answer),
+    Receipts(Receipts),
 }
 
 /// Something that happened, for sockets to hear.
@@ -41,6 +42,9 @@ pub struct Event {
     pub timestamp: i64,
     pub origin: Origin,
     pub sequence: Sequence,
+    /// Its sender wants to hear where it was heard.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wants_receipt: bool,
 }
 
 /// Where something stands in what one process of a VM has put on the topic. Events are numbered from 1
@@ -247,6 +251,23 @@ pub struct Description {
     pub user: Option<String>,
 }
 
+/// To the VM that alerts came from: that another one has heard them.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Receipts {
+    /// The VM that has.
+    pub instance: String,
+    pub receipts: Vec<Receipt>,
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Receipt {
+    pub event_id: String,
+    /// To how many of that VM's sockets it went.
+    pub sockets: u32,
+}
+
 impl Told {
     pub fn encode(&self) -> Bytes {
         // Strings, numbers and JSON that was parsed before: nothing here can fail to serialize.
@@ -260,6 +281,7 @@ impl Told {
         let is_possible = match &told {
             Self::Event(event) => event.sequence.is_possible() && event.origin.is_possible(),
             Self::Ask(_) | Self::Answer(_) => true,
+            Self::Receipts(receipts) => receipts.instance.len() <= MAX_NAME,
             Self::Beacon(beacon) => {
                 let heard = &mut beacon.heard.iter();
                 beacon.sequence.is_possible()
@@ -267,7 +289,7 @@ impl Told {
                     && heard.all(|heard| heard.sequence.is_possible() && heard.instance.len() <= MAX_NAME)
             }
         };
-        if is_possible { Ok(told) } else { Err(serde_json::Error::custom("an impossible sequence")) }
+        if is_possible { Ok(told) } else { Err(serde_json::Error::custom("an impossible sequence or name")) }
     }
 }
 

@@ -8,6 +8,9 @@ use tokio::time::Instant;
 use crate::clock;
 use crate::event::Beacon;
 
+/// About so many VMs answer what is asked of all, however large the fleet.
+pub const ANSWERS: f64 = 20.0;
+
 /// More than Pub/Sub has subscriptions to give to one project.
 const MAX_INSTANCES: usize = 10_000;
 
@@ -133,6 +136,11 @@ impl Fleet {
     /// Whether a VM of that name is alive.
     pub fn has(&self, instance: &str) -> bool {
         self.instances.get(instance).is_some_and(|known| !known.left)
+    }
+
+    /// Whether this VM is one of those that answer what is asked of all.
+    pub fn is_to_answer(&self) -> bool {
+        clock::random_share() < ANSWERS / self.len() as f64
     }
 
     pub fn instances(&self) -> impl Iterator<Item = (&String, &Instance)> {

@@ -31,6 +31,7 @@ pub mod history;
 pub mod hub;
 pub mod ledger;
 pub mod lifecycle;
+pub mod receipts;
 pub mod relay;
 pub mod shard;
 

@@ -44,6 +44,7 @@ pub struct Metrics {
     pub holes: Counter,
     pub lost: Counter,
     pub seeks: Counter,
+    pub receipts: Counter,
     pub publish_errors: Counter,
     pub lifecycle_lost: Counter,
     pub round_trip: Histogram,
@@ -83,6 +84,7 @@ impl Metrics {
             holes: Counter::default(),
             lost: Counter::default(),
             seeks: Counter::default(),
+            receipts: Counter::default(),
             publish_errors: Counter::default(),
             lifecycle_lost: Counter::default(),
             round_trip: seconds(),
@@ -116,6 +118,11 @@ impl Metrics {
         registry.register("holes", "Times that events of a VM were overdue", metrics.holes.clone());
         registry.register("events_lost", "Events given up after searching", metrics.lost.clone());
         registry.register("seeks", "Times the topic was asked to bring events again", metrics.seeks.clone());
+        registry.register(
+            "receipts_sent",
+            "Messages to other VMs that their alerts were heard here",
+            metrics.receipts.clone(),
+        );
         registry.register(
             "publish_errors",
             "Messages that the topic did not take",

@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 use crate::bus::{BusError, Inbox, Join, Message};
 use crate::clock::{self, Backoff};
 use crate::event::{Beacon, Told};
+use crate::fleet::Fleet;
 use crate::health::Phase;
 use crate::relay::{Relay, Search};
 
@@ -43,9 +44,6 @@ const EARLIEST: Duration = Duration::from_millis(100);
 
 /// A proven path is of use after this, though something is still missing: that is told then.
 const CATCH_UP: Duration = Duration::from_secs(10);
-
-/// About so many VMs answer one that asks for beacons, however large the fleet.
-const ANSWERS: f64 = 20.0;
 
 /// A join under way when the VM is to leave gets so long to end, or it might create the
 /// subscription after its deletion.
@@ -235,6 +233,7 @@ impl Path {
             self.send();
         }
         self.relay.tend_fleet();
+        self.relay.tend_receipts();
         let search = self.relay.tend_ledger()?;
         self.relay.metrics.seeks.inc();
         if search == Search::Again {
@@ -346,8 +345,7 @@ impl Path {
         if own {
             self.came_round(beacon);
         } else if beacon.asking && !is_old {
-            let fleet = self.relay.with_fleet(|fleet| fleet.len());
-            self.joined.asked |= clock::random_share() < ANSWERS / fleet as f64;
+            self.joined.asked |= self.relay.with_fleet(Fleet::is_to_answer);
             if self.joined.asked && self.last.is_none_or(|(sent, _)| sent.elapsed() >= EARLIEST) {
                 self.send();
             }

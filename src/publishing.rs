@@ -291,6 +291,7 @@ mod tests {
             timestamp: 0,
             origin: Origin { instance: "a".into(), region: "ams".into() },
             sequence: Sequence::default(),
+            wants_receipt: false,
         }
     }
 

@@ -18,7 +18,7 @@ use crate::bus::{Bus, BusError, Delivery};
 use crate::channel::{BadName, Channel};
 use crate::clock::{self, micros};
 use crate::config::Config;
-use crate::connections::Connections;
+use crate::connections::{Connections, to_instance};
 use crate::cursor::{BadCursor, Cursor, OVERLAP};
 use crate::event::{Beacon, Event, Heard, Kind, Numbered, Origin, Sequence, Told};
 use crate::fleet::{Change, Fleet};
@@ -30,6 +30,7 @@ use crate::ledger::{Ledger, OVERTAKING, Overdue};
 use crate::lifecycle::Lifecycle;
 use crate::metrics::Metrics;
 use crate::publishing::{MARKS, Publishing};
+use crate::receipts::Receipts;
 use crate::shard::{Mailbox, Outbox};
 use crate::wire::request::{Body, Request};
 use crate::wire::{Close, CloseCode, ErrorCode, reply};
@@ -70,6 +71,7 @@ struct State {
     hub: Hub,
     fleet: Fleet,
     ledger: Ledger,
+    receipts: Receipts,
     /// The newest place in the topic that this VM has seen, in µs.
     latest: Option<i64>,
     fleet_news: Change,
@@ -118,6 +120,7 @@ impl Relay {
                 hub: Hub::new(Arc::clone(&shards)),
                 fleet: Fleet::default(),
                 ledger: Ledger::new(clock::now_micros() - micros(config.history.age)),
+                receipts: Receipts::new(Arc::clone(config.identity.instance())),
                 latest: None,
                 fleet_news: Change::Nothing,
                 fleet_told: Instant::now(),
@@ -316,11 +319,13 @@ impl Relay {
             timestamp: clock::now_millis(),
             origin: self.origin(),
             sequence: Sequence::default(),
+            wants_receipt: false,
         }
     }
 
     /// Puts a socket's event on the bus, and tells it when it is there for certain, or is not.
-    fn publish_for(self: &Arc<Self>, event: Event, id: Option<String>, sender: Outbox) {
+    fn publish_for(self: &Arc<Self>, mut event: Event, id: Option<String>, sender: Outbox) {
+        event.wants_receipt = event.kind == Kind::Alert && self.state().receipts.expect(&event.id, &sender);
         let event_id = event.id.clone();
         self.publish(event, move |confirmed| report(&sender, id.as_deref(), &event_id, confirmed));
     }
@@ -371,6 +376,7 @@ impl Relay {
                 self.connections.asked(ask, at, found);
             }
             Ok(Told::Answer(answer)) => self.connections.answered(answer),
+            Ok(Told::Receipts(receipts)) => self.state().receipts.hear(receipts),
             Err(error) => {
                 self.metrics.undecodable.inc();
                 debug!(%error, "a message on the topic that this version does not know");
@@ -385,6 +391,7 @@ impl Relay {
     }
 
     fn deliver(&self, event: &Event, at: i64) {
+        let received = clock::now_millis();
         let mut state = self.state();
         state.latest = state.latest.max(Some(at));
         // By its number when the topic repeats it, by its id when the client did.
@@ -395,11 +402,15 @@ impl Relay {
             self.metrics.duplicates.inc();
             return;
         }
-        let frame = reply::event(event, self.cursor(&state, at));
+        let frame = reply::event(event, self.cursor(&state, at), at / 1000, received);
         state.history.push(event.channel.as_ref(), at, frame.payload());
         let except = (event.kind == Kind::Broadcast).then_some(event.sender_id.as_str());
         let sockets = state.hub.send(event.channel.as_ref(), &frame, except);
         self.metrics.delivered(event.kind.label(), sockets);
+        if event.wants_receipt {
+            let State { receipts, fleet, .. } = &mut *state;
+            receipts.heard(event, at, sockets, fleet);
+        }
     }
 
     fn note(&self, beacon: &Beacon, at: i64) {
@@ -511,6 +522,20 @@ impl Relay {
         state.fleet_told = Instant::now();
         state.fleet_news = Change::Nothing;
         state.hub.send(None, &reply::fleet(&state.fleet), None);
+    }
+
+    /// Tells senders and other VMs where alerts were heard.
+    pub fn tend_receipts(&self) {
+        let mut state = self.state();
+        state.receipts.tell();
+        let fleet = state.fleet.len();
+        let due = state.receipts.due(fleet);
+        drop(state);
+        for (instance, receipts) in due {
+            self.metrics.receipts.inc();
+            // Tried once: without it the sender hears of fewer.
+            drop(self.bus.publish(to_instance(&instance, Told::Receipts(receipts))));
+        }
     }
 
     /// Tells every socket to come back, to another VM, each at a time of its own within `spread`; the

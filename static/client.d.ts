@@ -51,10 +51,10 @@ interface Sent {
 export type Alert = AppEvent<"alert", Landing> &
   Sent & {
     message: "ALIEN_LANDING";
-    /** When the topic took it, in ms since the epoch; like `received` not told by an older VM. */
-    published?: number;
-    /** When this connection's VM had it from the topic, in ms since the epoch. */
-    received?: number;
+    /** When the topic took it, in ms since the epoch by the topic's clock. */
+    published: number;
+    /** When it came to this client's VM, in ms since the epoch by its clock. */
+    received: number;
   };
 export type Broadcast<Data = any> = AppEvent<"broadcast", Data> & Sent;
 
@@ -108,10 +108,14 @@ export interface Ack {
   eventId: string;
 }
 
+/** Where an alert that this connection sent has been heard so far; again when it grows. */
 export interface Receipt {
   type: "receipt";
+  /** The alert's: the id that it was sent with. */
   eventId: string;
+  /** VMs that have confirmed it: in a fleet of more than twenty, about twenty by chance. */
   instances: number;
+  /** Their sockets that it went to, the sender's too. */
   sockets: number;
 }
 

@@ -176,7 +176,8 @@ export class AlienClient {
   }
 
   /**
-   * Presses the red button. Resolves with the `ack` when the event is kept for certain.
+   * Presses the red button. Resolves with the `ack` when the event is kept for certain. Where it has been
+   * heard is told by `on("receipt", …)`, as it grows, with the event's id: an `id` given here is that.
    * @param {{place?: string, lat?: number, lon?: number, note?: string}} [data]
    * @param {{id?: string}} [options] the id of an earlier try, to send the same event again
    * @returns {Promise<{eventId: string}>}

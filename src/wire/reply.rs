@@ -105,8 +105,8 @@ pub fn gap(hole: Hole, cursor: Cursor) -> Frame {
     Frame::text(&told[1..].concat())
 }
 
-/// An event, as every socket hears it.
-pub fn event(event: &Event, cursor: Cursor) -> Frame {
+/// An event, as every socket hears it. An alert tells when (ms) the topic took it and when it came here.
+pub fn event(event: &Event, cursor: Cursor, published: i64, received: i64) -> Frame {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Heard<'a> {
@@ -119,6 +119,10 @@ pub fn event(event: &Event, cursor: Cursor) -> Frame {
         data: &'a RawValue,
         timestamp: i64,
         #[serde(skip_serializing_if = "Option::is_none")]
+        published: Option<i64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        received: Option<i64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
         origin: Option<&'a Origin>,
         cursor: String,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -127,6 +131,7 @@ pub fn event(event: &Event, cursor: Cursor) -> Frame {
         region_code: Option<&'a str>,
     }
     let is_app = matches!(event.kind, Kind::App(_));
+    let is_alert = event.kind == Kind::Alert;
     text(&Heard {
         r#type: event.kind.name(),
         id: &event.id,
@@ -134,9 +139,11 @@ pub fn event(event: &Event, cursor: Cursor) -> Frame {
         sender_id: (!is_app).then_some(&event.sender_id),
         data: &event.data,
         timestamp: event.timestamp,
+        published: is_alert.then_some(published),
+        received: is_alert.then_some(received),
         origin: (!is_app).then_some(&event.origin),
         cursor: cursor.to_string(),
-        message: (event.kind == Kind::Alert).then_some(ALIEN_LANDING),
+        message: is_alert.then_some(ALIEN_LANDING),
         region_code: (!is_app).then_some(&event.origin.region),
     })
 }
@@ -198,6 +205,19 @@ pub fn ack(id: Option<&str>, event_id: &str) -> Frame {
         event_id: &'a str,
     }
     text(&Ack { r#type: "ack", id, event_id })
+}
+
+/// Where the sender's alert has been heard so far: on how many VMs, by how many sockets.
+pub fn receipt(event_id: &str, instances: usize, sockets: u64) -> Frame {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Receipt<'a> {
+        r#type: &'a str,
+        event_id: &'a str,
+        instances: usize,
+        sockets: u64,
+    }
+    text(&Receipt { r#type: "receipt", event_id, instances, sockets })
 }
 
 pub fn pong(id: Option<&str>) -> Frame {
@@ -273,10 +293,14 @@ mod tests {
                 timestamp: 7,
                 origin: Origin { instance: "i".into(), region: "ams".into() },
                 sequence: Sequence::default(),
+                wants_receipt: false,
             },
             CURSOR,
+            8,
+            9,
         ));
         let expected = json!({"type": "alert", "id": "e", "senderId": "s", "data": {}, "timestamp": 7,
+            "published": 8, "received": 9,
             "origin": {"instance": "i", "region": "ams"}, "cursor": "00000001-2",
             "message": "ALIEN_LANDING", "regionCode": "ams"});
         assert_eq!(heard, expected);
@@ -286,6 +310,7 @@ mod tests {
     fn type_comes_first() {
         let frames = [
             ack(Some("1"), "2"),
+            receipt("1", 2, 3),
             pong(None),
             error(ErrorCode::InvalidJson, "no", None, None),
             fleet(&Fleet::default()),

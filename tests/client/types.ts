@@ -26,6 +26,8 @@ client.on<Change>("change", ({ data, channel, cursor }, { caughtUp }) => {
   console.log(shown);
 });
 client.on("alert", ({ data, senderId }) => console.log(data.place?.length, senderId));
+client.on("alert", ({ timestamp, published, received }) => console.log(published - timestamp, received - published));
+client.on("receipt", ({ eventId, instances, sockets }) => console.log(eventId, instances + sockets));
 // @ts-expect-error: a landing has no such field
 client.on("alert", ({ data }) => console.log(data.planet));
 client.on("state", (state: State) => console.log(state));

@@ -35,6 +35,21 @@ test("a page that is loaded anew has its list and what was sent meanwhile", { ti
   assert.deepEqual(ids(valueOf(after.events)), ids(valueOf(sender.events)));
 });
 
+test("who presses the button hears where it was heard, and nobody else does", { timeout: 30_000 }, async (context) => {
+  const { url } = await start(context);
+  const [sender, other] = [await connect(context, url), await connect(context, url)];
+  const others = [];
+  other.on("receipt", (message) => others.push(message));
+  const receipt = new Promise((resolve) => sender.on("receipt", resolve));
+  const { eventId } = await sender.alert({ place: "Roswell" }, { id: "mine" });
+  assert.deepEqual(await receipt, { type: "receipt", eventId, instances: 1, sockets: 2 });
+  // It would have come before this.
+  await other.direct(other.greeting.clientId, "last");
+  assert.deepEqual(others, []);
+  const { timestamp, published, received } = valueOf(sender.events)[0];
+  assert.ok(timestamp <= published && published <= received, `${timestamp} ${published} ${received}`);
+});
+
 test("a client comes back when its VM does, and hears on", { timeout: 30_000 }, async (context) => {
   const { vm, url, port } = await start(context);
   const client = await connect(context, url);

@@ -63,6 +63,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// What a client sends when somebody presses the button.
 const ALERT: &str = r#"{"type":"alert","id":"6f1e0f0c-3c4b-4c57-9c63-2f0d7e0a4d11","data":{"place":"Amsterdam","lat":52.37,"lon":4.9}}"#;
 
+/// In ms since the epoch.
+const AT: i64 = 1_700_000_000_000;
+
 const CURSOR: Cursor = Cursor { topic: 0x579c_96c2, at: 1_700_000_000_000_000 };
 
 fn event() -> Event {
@@ -72,9 +75,10 @@ fn event() -> Event {
         channel: None,
         sender_id: "0b9e4d1c8a1f4f0f9d1b2c3d4e5f6a7b@9080e6f3a12345".into(),
         data: RawValue::from_string(r#"{"place":"Amsterdam","lat":52.37,"lon":4.9}"#.into()).expect("JSON"),
-        timestamp: 1_700_000_000_000,
+        timestamp: AT,
         origin: Origin { instance: "9080e6f3a12345".into(), region: "ams".into() },
-        sequence: Sequence { started: 1_700_000_000_000, number: 7, first: 1, first_at: 1_700_000_000_000 },
+        sequence: Sequence { started: AT, number: 7, first: 1, first_at: AT },
+        wants_receipt: true,
     }
 }
 
@@ -102,7 +106,7 @@ fn hear() -> Act {
 fn encode() -> Act {
     let event = event();
     Box::new(move || {
-        black_box(reply::event(black_box(&event), CURSOR));
+        black_box(reply::event(black_box(&event), CURSOR, AT, AT));
     })
 }
 
@@ -111,7 +115,7 @@ fn keep() -> Act {
     const EVENTS: usize = 1_000;
     let limits = HistoryLimits { age: Duration::from_secs(3600), events: EVENTS, bytes: 64 << 20 };
     let mut history = History::new(limits);
-    let payload = reply::event(&event(), CURSOR).payload();
+    let payload = reply::event(&event(), CURSOR, AT, AT).payload();
     let begun = clock::now_micros();
     let mut kept = 0;
     let mut keep = move || {
@@ -148,7 +152,7 @@ fn parse() -> Act {
 fn pass() -> Act {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let (relay, mut clients) = runtime.block_on(serve());
-    let frame = reply::event(&event(), CURSOR);
+    let frame = reply::event(&event(), CURSOR, AT, AT);
     let mut buffer = vec![0; frame.bytes().len() * UNREAD];
     let mut unread = 0;
     Box::new(move || {

@@ -46,11 +46,11 @@ impl Client {
         self.socket.send(Message::text(text)).await.unwrap();
     }
 
-    /// The next message that is not about the fleet, which comes at its own times.
+    /// The next message but for those that come at their own times: about the fleet, and receipts.
     pub async fn next(&mut self) -> Value {
         loop {
             let message = next(&mut self.socket).await;
-            if message["type"] != "fleet" {
+            if message["type"] != "fleet" && message["type"] != "receipt" {
                 return message;
             }
         }
@@ -80,7 +80,7 @@ impl Client {
         }
     }
 
-    /// All that came before the answer to a ping sent now, but for the fleet's news.
+    /// All that came before the answer to a ping sent now, but for what comes at its own times.
     pub async fn settle(&mut self) -> Vec<Value> {
         self.send(json!({"type": "ping", "id": "settle"})).await;
         let mut seen = Vec::new();
