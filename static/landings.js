@@ -6,8 +6,7 @@
  */
 
 import { element, foreign, line, oncePerFrame, setText } from "./dom.js";
-import { placeOfLanding } from "./map.js";
-import { city } from "./regions.js";
+import { placeGiven } from "./map.js";
 import * as words from "./words.js";
 
 /** New ones a frame: many enough that a catch-up shows at once, few enough that a slow phone goes on. */
@@ -123,9 +122,9 @@ export function regionOf(event) {
 
 /** What to call the place of a landing. */
 export function nameOf(event) {
-  const { place, lat } = event.data ?? {};
-  if (place) return String(place);
-  return lat === undefined ? words.landing.near(regionOf(event)) : words.landing.at(placeOfLanding(event));
+  if (event.data?.place) return String(event.data.place);
+  const place = placeGiven(event.data);
+  return place ? words.landing.at(place) : words.landing.near(regionOf(event));
 }
 
 function landing(event, how) {

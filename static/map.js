@@ -43,12 +43,16 @@ export function rounded({ lat, lon }) {
   return { lat: tenth(lat), lon: tenth(lon) };
 }
 
-/** Where a landing was; where it does not say, its VM's region stands in. Nothing for an unknown one. */
-export function placeOfLanding({ data, origin, regionCode }) {
+/** The place that an alert's `data` names, if it does; whatever else is there is none. */
+export function placeGiven(data) {
   const { lat, lon } = data ?? {};
   const within = (degrees, most) => typeof degrees === "number" && Math.abs(degrees) <= most;
-  if (within(lat, 90) && within(lon, 180)) return { lat, lon };
-  return placeOfRegion(origin?.region ?? regionCode);
+  return within(lat, 90) && within(lon, 180) ? { lat, lon } : undefined;
+}
+
+/** Where a landing was; where it does not say, its VM's region stands in. Nothing for an unknown one. */
+export function placeOfLanding({ data, origin, regionCode }) {
+  return placeGiven(data) ?? placeOfRegion(origin?.region ?? regionCode);
 }
 
 export class WorldMap {

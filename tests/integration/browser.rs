@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::fleet::{REGIONS, fleet};
 use crate::support::browser::{Driver, Page};
+use crate::support::client::Client;
 use crate::support::emulator::Emulator;
 use crate::support::until;
 use crate::support::vm::Vm;
@@ -71,8 +72,33 @@ async fn a_click_on_one_vm_s_page_shows_on_another_s_and_on_its_own() {
 
     assert_clean(&here, &[ams]).await;
     assert_clean(&there, &[sin]).await;
+    if std::env::var_os("PICTURES").is_some() {
+        take_pictures(&here, &mut sockets).await;
+    }
     here.close().await;
     there.close().await;
+}
+
+/// For the documentation: a busy evening, on all kinds of screens.
+async fn take_pictures(page: &Page, senders: &mut [Client]) {
+    let landings = [
+        (1, json!({"place": "Marina Bay", "lat": 1.3, "lon": 103.9})),
+        (2, json!({"place": "A field near Roswell", "lat": 33.4, "lon": -104.5, "note": "Three lights, then a hum"})),
+        (3, json!({"place": "Uluru", "lat": -25.3, "lon": 131.0})),
+        (4, json!({"place": "Nazca", "lat": -14.7, "lon": -75.1, "note": "They came back for the drawings"})),
+        (1, json!({"place": "Giza", "lat": 30.0, "lon": 31.1})),
+    ];
+    for (sender, data) in landings {
+        senders[sender].alert(data).await;
+    }
+    page.click("#press").await;
+    until("receipts", async || page.text("#receipt").await.contains("5 VMs").then_some(())).await;
+    until("all of them", async || (page.count("#landings li").await == 8).then_some(())).await;
+    for scheme in ["dark", "light"] {
+        for (screen, width, height) in [("phone", 390, 844), ("tablet", 820, 1180), ("desktop", 1280, 960)] {
+            page.picture(&format!("page-{screen}-{scheme}.png"), width, height, scheme).await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -118,32 +118,3 @@ async fn the_list_tells_what_was_caught_up_and_shows_one_region_where_asked() {
     until("all", async || (page.count("#landings li").await == 4).then_some(())).await;
     page.close().await;
 }
-
-/// For the documentation: a busy evening, on all kinds of screens.
-#[tokio::test]
-async fn it_is_fit_to_be_seen() {
-    let emulator = Emulator::start().await;
-    let vms = Vm::fleet(&emulator, &["ams", "sin", "lax"], &[]).await;
-    let driver = Driver::start().await;
-    let page = open(&driver, &vms[0]).await;
-    let mut senders = [vms[1].connect().await, vms[2].connect().await];
-    let landings = [
-        (0, json!({"place": "Marina Bay", "lat": 1.3, "lon": 103.9})),
-        (1, json!({"place": "A field near Roswell", "lat": 33.4, "lon": -104.5, "note": "Three lights, then a hum"})),
-        (0, json!({"place": "Uluru", "lat": -25.3, "lon": 131.0})),
-        (1, json!({"place": "Nazca", "lat": -14.7, "lon": -75.1, "note": "They came back for the drawings"})),
-        (0, json!({"place": "Giza", "lat": 30.0, "lon": 31.1})),
-    ];
-    for (sender, data) in landings {
-        senders[sender].alert(data).await;
-    }
-    page.click("#press").await;
-    page.wait_for("#press[data-state=heard]").await;
-    until("six", async || (page.count("#landings li").await == 6).then_some(())).await;
-    for scheme in ["dark", "light"] {
-        for (screen, width, height) in [("phone", 390, 844), ("tablet", 820, 1180), ("desktop", 1280, 960)] {
-            page.picture(&format!("page-{screen}-{scheme}.png"), width, height, scheme).await;
-        }
-    }
-    page.close().await;
-}
