@@ -58,7 +58,7 @@ function hearLanding(event, { caughtUp }) {
   // Its own watch is the best there is; else from when its VM took it, by a clock as right as can be.
   const took = own ? performance.now() - pressed.began : Math.max(0, (clock.at(heardAt) ?? heardAt) - event.timestamp);
   landings.note(event.id, { own, caughtUp, took, path: words.landing.path(from, here, legs) });
-  showJourney(legs, from, here, took);
+  showJourney({ legs, from, to: here, took });
   const between = legs[1] === undefined || legs[2] === undefined ? undefined : legs[1] + legs[2];
   map.showLanding(event, { live: true, here, took: between });
   const place = nameOf(event);

@@ -27,6 +27,7 @@ export class Form {
     const at = place && rounded(place);
     element("lat").value = at?.lat ?? "";
     element("lon").value = at?.lon ?? "";
+    if (at) element("where").open = true;
     this.#show(at, at ? words.chosen(at) : words.none);
   }
 

@@ -5,8 +5,8 @@
  * held to agree within milliseconds, and where they do not, a leg is 0 rather than less.
  */
 
-import { element, setText } from "./dom.js";
-import { UNKNOWN, duration, journey as words } from "./words.js";
+import { element, oncePerFrame, setText } from "./dom.js";
+import { duration, journey as words } from "./words.js";
 
 /**
  * Four times in ms, each undefined where nobody knows it: only who pressed knows the first, and an older
@@ -25,13 +25,20 @@ export function legsOf({ timestamp, published, received }, { pressedAt, heardAt 
   ];
 }
 
-/** Shows the way of the landing that came last. */
-export function showJourney(legs, from, to, took) {
-  const root = element("journey");
+let latest;
+const draw = oncePerFrame(() => {
+  const { legs, from, to, took } = latest;
   setText(element("journey-from"), words.vm(from));
   setText(element("journey-to"), words.vm(to));
-  root.querySelectorAll(".leg").forEach((leg, index) => setText(leg, duration(legs[index])));
-  setText(element("journey-total"), took === undefined ? UNKNOWN : words.total(took));
+  const shown = element("journey").querySelectorAll(".leg");
+  legs.forEach((leg, index) => setText(shown[index], duration(leg)));
+  setText(element("journey-total"), words.total(took));
+});
+
+/** Shows the way of the landing that came last: its legs, the regions of both VMs, and the ms in all. */
+export function showJourney(way) {
+  latest = way;
+  draw();
 }
 
 function between(from, to) {

@@ -116,7 +116,7 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
 fn content_type(path: &str) -> HeaderValue {
     HeaderValue::from_static(match path.rsplit_once('.').map(|(_, extension)| extension) {
         // The page itself, at /.
-        None => "text/html; charset=utf-8",
+        None | Some("html") => "text/html; charset=utf-8",
         Some("js") => "text/javascript; charset=utf-8",
         Some("ts") => "text/plain; charset=utf-8",
         Some("css") => "text/css; charset=utf-8",

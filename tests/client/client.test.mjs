@@ -411,7 +411,7 @@ test("a ping is answered with the server's time, or not at all where the connect
   await assert.rejects(lost, { code: "disconnected" });
 });
 
-test("who traces sees each frame as it is on the wire, and harms nobody", () => {
+test("who traces sees each frame as it is on the wire", () => {
   const frames = [];
   const { client, socket } = connected({ trace: (...frame) => frames.push(frame) });
   client.alert({ place: "Roswell" }, { id: "mine" });

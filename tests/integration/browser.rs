@@ -42,7 +42,7 @@ async fn a_click_on_one_vm_s_page_shows_on_another_s_and_on_its_own() {
         here.text("#connection").await,
         "● Connected to vm-ams in Amsterdam (ams)".trim_start_matches("● ")
     );
-    assert!(there.text("#empty").await.contains("quiet"));
+    until("quiet", async || there.text("#empty").await.contains("quiet").then_some(())).await;
 
     here.click(".where summary").await;
     here.type_into("#place", "Dam Square").await;
