@@ -83,7 +83,10 @@ async fn a_click_on_one_vm_s_page_shows_on_another_s_and_on_its_own() {
 async fn take_pictures(page: &Page, senders: &mut [Client]) {
     let landings = [
         (1, json!({"place": "Marina Bay", "lat": 1.3, "lon": 103.9})),
-        (2, json!({"place": "A field near Roswell", "lat": 33.4, "lon": -104.5, "note": "Three lights, then a hum"})),
+        (
+            2,
+            json!({"place": "A field near Roswell", "lat": 33.4, "lon": -104.5, "note": "Three lights, then a hum"}),
+        ),
         (3, json!({"place": "Uluru", "lat": -25.3, "lon": 131.0})),
         (4, json!({"place": "Nazca", "lat": -14.7, "lon": -75.1, "note": "They came back for the drawings"})),
         (1, json!({"place": "Giza", "lat": 30.0, "lon": 31.1})),

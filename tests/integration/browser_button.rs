@@ -34,7 +34,8 @@ async fn a_press_shows_each_step_and_who_heard_it() {
     assert_eq!(page.count("#press[data-state=idle]").await, 1);
     // It knows its VM's clock by then.
     page.click("#drawer summary").await;
-    until("pongs", async || (page.text("#frames").await.matches("\"pong\"").count() >= 3).then_some(())).await;
+    until("pongs", async || (page.text("#frames").await.matches("\"pong\"").count() >= 3).then_some(()))
+        .await;
     watch_states(&page).await;
     page.click("#press").await;
     page.wait_for("#press[data-state=heard]").await;
@@ -44,7 +45,9 @@ async fn a_press_shows_each_step_and_who_heard_it() {
         let light = page.text(&format!("#steps .done[data-step={step}]")).await;
         assert!(light.contains(" ms") || light.contains(" s"), "{light}");
     }
-    let legs = page.run("return [...document.querySelectorAll('#journey .leg')].map((leg) => leg.textContent)").await;
+    let legs = page
+        .run("return [...document.querySelectorAll('#journey .leg')].map((leg) => leg.textContent)")
+        .await;
     let legs = legs.as_array().unwrap();
     assert!(legs.len() == 4 && legs.iter().all(|leg| leg.as_str().unwrap().ends_with('s')), "{legs:?}");
     let path = page.text("#landings li.own .path").await;

@@ -100,8 +100,10 @@ async fn the_keyboard_is_enough_for_all_of_it() {
 
     tab_to(&page, TAB, "region").await;
     page.keys(DOWN).await;
-    until("the region", async || (page.run("return document.querySelector('#region').value").await == "ams").then_some(()))
-        .await;
+    until("the region", async || {
+        (page.run("return document.querySelector('#region').value").await == "ams").then_some(())
+    })
+    .await;
     // The lists scroll by keyboard too, so the focus goes there.
     for list in ["landings", "fleet"] {
         page.keys(TAB).await;
@@ -149,7 +151,9 @@ async fn the_budgets_are_kept() {
         let paint = "return performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null";
         paints.push(until("first paint", async || page.run(paint).await.as_f64()).await);
     }
-    println!("the page: {requests} requests, {bytes} bytes with their headers, first paint after {paints:.0?} ms");
+    println!(
+        "the page: {requests} requests, {bytes} bytes with their headers, first paint after {paints:.0?} ms"
+    );
     assert!(requests <= 25, "{requests} requests");
     assert!(bytes <= BUDGET as f64, "{bytes} bytes");
     assert!(paints.iter().any(|paint| *paint <= 100.0), "{paints:?}");

@@ -18,7 +18,8 @@ async fn no_landing_breaks_the_layout_or_runs() {
     let before = page.run(button).await;
     assert_eq!(before[3], 320);
 
-    let markup = "<img src=x onerror=\"document.title='owned'\"><b>bold</b><script>document.title='owned'</script>";
+    let markup =
+        "<img src=x onerror=\"document.title='owned'\"><b>bold</b><script>document.title='owned'</script>";
     let template = "${alert(1)}{{7*7}}javascript:alert(1)";
     let over = "\u{202E}lmth.exe\u{2066}\u{2067}";
     let zalgo = format!("Z{}", "\u{0300}\u{0310}\u{0489}".repeat(39));
@@ -36,7 +37,9 @@ async fn no_landing_breaks_the_layout_or_runs() {
     ];
     let mut sender = vm.connect().await;
     for text in &texts {
-        sender.alert(json!({"place": text, "note": text.repeat(4).chars().take(500).collect::<String>()})).await;
+        sender
+            .alert(json!({"place": text, "note": text.repeat(4).chars().take(500).collect::<String>()}))
+            .await;
     }
     // Odd numbers that are numbers.
     for (lat, lon) in [(90.0, 180.0), (-90.0, -180.0), (5e-324, -0.0), (89.999_999_999, 1e-300)] {
@@ -56,7 +59,13 @@ async fn no_landing_breaks_the_layout_or_runs() {
     assert_eq!(wide.await, json!([]), "nothing is wider than its place");
     let foreign = "#landings :is(img, b, script), #frames :is(img, b, script)";
     assert_eq!(page.count(foreign).await, 0);
-    assert!(page.run("return document.querySelector('#landings').textContent").await.as_str().unwrap().contains("<img src=x"));
+    assert!(
+        page.run("return document.querySelector('#landings').textContent")
+            .await
+            .as_str()
+            .unwrap()
+            .contains("<img src=x")
+    );
     assert_eq!(page.client.title().await.unwrap(), "Alien Alert");
     assert_clean(&page, &[&vm]).await;
     page.close().await;

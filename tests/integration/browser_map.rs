@@ -61,7 +61,10 @@ async fn landings_and_vms_are_at_their_places_and_lights_come_and_go_with_their_
     let mark = format!(".mark[data-id=\"{near}\"]");
     page.wait_for(&mark).await;
     assert_at(&page, &mark, 1.4, 103.8).await;
-    assert_eq!(page.run("return document.querySelector('#map').ariaLabel").await, "World map with 3 VMs and 2 landings");
+    assert_eq!(
+        page.run("return document.querySelector('#map').ariaLabel").await,
+        "World map with 3 VMs and 2 landings"
+    );
 
     let syd = Vm::spawn_on(&emulator.host(), "syd", &beacons).await;
     page.wait_for(".light[data-instance=vm-syd]").await;

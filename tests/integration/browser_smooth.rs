@@ -20,12 +20,17 @@ const FRAME: f64 = 16.7;
 /// What the page's thread did without a pause, each in ms.
 fn tasks(trace: &[Value]) -> Vec<f64> {
     // The thread that runs the page's own frames is the page's.
-    let own = trace.iter().find(|event| event["name"] == "FireAnimationFrame").expect("no frame in the trace");
+    let own =
+        trace.iter().find(|event| event["name"] == "FireAnimationFrame").expect("no frame in the trace");
     let on_page = |event: &&Value| {
         event["name"] == "RunTask" && event["pid"] == own["pid"] && event["tid"] == own["tid"]
     };
-    let mut tasks: Vec<f64> =
-        trace.iter().filter(on_page).filter_map(|event| event["dur"].as_f64()).map(|us| us / 1_000.0).collect();
+    let mut tasks: Vec<f64> = trace
+        .iter()
+        .filter(on_page)
+        .filter_map(|event| event["dur"].as_f64())
+        .map(|us| us / 1_000.0)
+        .collect();
     tasks.sort_by(f64::total_cmp);
     tasks
 }
@@ -35,7 +40,9 @@ async fn a_thousand_landings_and_fifty_a_second_leave_room_in_each_frame() {
     let vm = Vm::alone(&[("MESSAGE_RATE", "100000"), ("MESSAGE_BURST", "100000")]).await;
     let mut sender = vm.connect().await;
     for number in 0..KEPT {
-        sender.alert(json!({"place": format!("Field {number}"), "lat": number % 90, "lon": number % 180})).await;
+        sender
+            .alert(json!({"place": format!("Field {number}"), "lat": number % 90, "lon": number % 180}))
+            .await;
     }
     let driver = Driver::start().await;
     let page = open(&driver, &vm).await;
@@ -50,7 +57,9 @@ async fn a_thousand_landings_and_fifty_a_second_leave_room_in_each_frame() {
             let mut beat = tokio::time::interval(Duration::from_millis(1_000 / A_SECOND));
             for number in 0..A_SECOND * SECONDS {
                 beat.tick().await;
-                last = sender.alert(json!({"place": format!("New {number}"), "lat": number % 90, "lon": number})).await;
+                last = sender
+                    .alert(json!({"place": format!("New {number}"), "lat": number % 90, "lon": number}))
+                    .await;
             }
             page.wait_for(&format!("#landings li[data-id=\"{last}\"]")).await;
         })

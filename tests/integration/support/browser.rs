@@ -212,7 +212,8 @@ impl Page {
 
     /// The id of the element that has the focus, or the name of its kind.
     pub async fn focus(&self) -> String {
-        let focus = self.run("const { id, localName } = document.activeElement; return id || localName").await;
+        let focus =
+            self.run("const { id, localName } = document.activeElement; return id || localName").await;
         focus.as_str().unwrap().to_owned()
     }
 
