@@ -119,6 +119,14 @@ export interface Receipt {
   sockets: number;
 }
 
+export interface Pong {
+  type: "pong";
+  id?: string;
+  /** The VM's clock, in ms since the epoch; an older VM does not tell it. */
+  time?: number;
+  cursor?: string;
+}
+
 export interface ServerError {
   type: "error";
   code: ErrorCode;
@@ -137,8 +145,7 @@ export interface Messages {
   fleet: Fleet;
   ack: Ack;
   receipt: Receipt;
-  /** `time`: the VM's clock, in ms since the epoch. */
-  pong: { type: "pong"; id?: string; time: number; cursor: string };
+  pong: Pong;
   error: ServerError;
 }
 
@@ -159,6 +166,8 @@ export interface Options {
   storage?: Pick<Storage, "getItem" | "setItem"> | null;
   /** A JWT, or who is asked for a fresh one: before each connection, and before the last one ends. */
   token?: string | (() => string | Promise<string>);
+  /** Called with each frame as it is on the wire. A token is in none. */
+  trace?: (direction: "in" | "out", frame: string) => void;
 }
 
 export class AlienClient {
@@ -191,6 +200,8 @@ export class AlienClient {
   alert(data?: Landing, options?: { id?: string }): Promise<Ack>;
   broadcast(data: unknown, options?: { channel?: string; id?: string }): Promise<Ack>;
   direct(targetId: string, data: unknown, options?: { id?: string }): Promise<Ack>;
+  /** Asks for a sign of life. */
+  ping(): Promise<Pong>;
 
   /** Joins a channel until the function returned is called. */
   subscribe(channel: string): () => void;

@@ -78,6 +78,7 @@ export class AlienClient {
   /** While the app is asked for its token. */
   #asking;
   #token;
+  #trace;
   #renewal;
   /** Channels wanted: by how many, and whether all up to the cursor is here. */
   #channels = new Map();
@@ -122,14 +123,17 @@ export class AlienClient {
   /**
    * @param {string} [url] by default `/ws` of the page's own host
    * @param {{keep?: number, storage?: Pick<Storage, "getItem" | "setItem"> | null,
-   *   token?: string | (() => string | Promise<string>)}} [options] how many events to keep, and where
-   *   over a reload: by default the tab's sessionStorage, if any; a JWT, or who is asked for a fresh one
+   *   token?: string | (() => string | Promise<string>),
+   *   trace?: (direction: "in" | "out", frame: string) => void}} [options] how many events to keep, and
+   *   where over a reload: by default the tab's sessionStorage, if any; a JWT, or who is asked for a fresh
+   *   one; who watches the frames as they are on the wire
    */
-  constructor(url = ownSocket(), { keep = KEPT_EVENTS, storage = ownStorage(), token } = {}) {
+  constructor(url = ownSocket(), { keep = KEPT_EVENTS, storage = ownStorage(), token, trace } = {}) {
     this.url = url;
     this.#keep = keep;
     this.#storage = storage;
     this.#token = token;
+    this.#trace = trace;
     // With a token yet to come, whose events to show is not known before it.
     if (typeof token !== "function") this.#restore(storedAs(url, token));
     [this.events, this.#showKept] = store([...this.#kept]);
@@ -194,6 +198,15 @@ export class AlienClient {
   }
 
   /**
+   * Asks the server for a sign of life. Resolves with its `pong`, whose `time` is the server's time in
+   * ms since the epoch, where it tells it. As `alert`.
+   * @returns {Promise<{time?: number}>}
+   */
+  ping() {
+    return this.#request("ping");
+  }
+
+  /**
    * Joins a channel, over all connections, until each who subscribed has left. What it held before
    * comes first. Returns the function that leaves. A refusal is heard by `on("error", …)`.
    * @param {string} channel
@@ -223,7 +236,13 @@ export class AlienClient {
   }
 
   #say(message) {
-    if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(message));
+    if (this.#socket?.readyState === WebSocket.OPEN) this.#send(message);
+  }
+
+  #send(message) {
+    const frame = JSON.stringify(message);
+    this.#socket.send(frame);
+    if (this.#trace) call(this.#trace, "out", frame);
   }
 
   #request(type, data, { id = randomId(), ...more } = {}) {
@@ -236,7 +255,7 @@ export class AlienClient {
       }, ANSWER_WAIT);
       this.#answered(id)?.refuse("replaced", "It was sent again meanwhile.");
       this.#waiting.set(id, { resolve, refuse, timer, socket: this.#socket });
-      this.#socket.send(JSON.stringify({ type, id, ...more, data }));
+      this.#send({ type, id, ...more, data });
     });
   }
 
@@ -280,6 +299,7 @@ export class AlienClient {
     if (named.length) url.searchParams.set("channels", named.join());
     const socket = token ? new WebSocket(url, [SUBPROTOCOL, token]) : new WebSocket(url);
     socket.onmessage = ({ data }) => {
+      if (this.#trace) call(this.#trace, "in", data);
       if (socket === this.#next) this.#replace();
       if (socket === this.#socket) this.#receive(data, token, named);
       else if (socket === this.#last) this.#retire(parsed(data));
@@ -438,7 +458,7 @@ export class AlienClient {
 
   /** An answer goes to who waits for it. */
   #settle(message) {
-    if (message?.type === "ack") this.#answered(message.id)?.resolve(message);
+    if (message?.type === "ack" || message?.type === "pong") this.#answered(message.id)?.resolve(message);
     if (message?.type === "error") this.#answered(message.id)?.refuse(message.code, message.message);
   }
 

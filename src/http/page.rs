@@ -23,6 +23,9 @@ struct Files;
 #[folder = "src/http/documents/"]
 struct Documents;
 
+/// The service worker, which may stand in for the page when no VM can be reached.
+const WORKER: &str = "/static/worker.js";
+
 /// One file, ready to be sent.
 struct Asset {
     content_type: HeaderValue,
@@ -63,7 +66,12 @@ pub fn routes() -> BoxedFilter<(Response,)> {
         .and(warp::header::headers_cloned())
         .and_then(async |path: FullPath, headers: HeaderMap| {
             let asset = ASSETS.get(path.as_str()).ok_or_else(warp::reject::not_found)?;
-            Ok::<_, Rejection>(asset.reply(&headers))
+            let mut response = asset.reply(&headers);
+            if path.as_str() == WORKER {
+                // Else it could serve nothing outside its own folder, and the page is at /.
+                response.headers_mut().insert("service-worker-allowed", HeaderValue::from_static("/"));
+            }
+            Ok::<_, Rejection>(response)
         })
         .boxed()
 }
@@ -108,7 +116,7 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
 fn content_type(path: &str) -> HeaderValue {
     HeaderValue::from_static(match path.rsplit_once('.').map(|(_, extension)| extension) {
         // The page itself, at /.
-        None => "text/html; charset=utf-8",
+        None | Some("html") => "text/html; charset=utf-8",
         Some("js") => "text/javascript; charset=utf-8",
         Some("ts") => "text/plain; charset=utf-8",
         Some("css") => "text/css; charset=utf-8",

@@ -397,3 +397,29 @@ test("1,000 kept cost little at 50 events a second", (context) => {
   context.diagnostic(`${(1_000 * each).toFixed(0)} µs an event, storing included`);
   assert(each < 0.5, `${each} ms an event, of the 20 that there are`);
 });
+
+test("a ping is answered with the server's time, or not at all where the connection ends", async () => {
+  const { client, socket } = connected();
+  const pong = client.ping();
+  const { id } = socket.sent.at(-1);
+  assert.deepEqual(socket.sent.at(-1), { type: "ping", id });
+  socket.says({ type: "pong" });
+  socket.says({ type: "pong", id, time: 7 });
+  assert.equal((await pong).time, 7);
+  const lost = client.ping();
+  socket.ends();
+  await assert.rejects(lost, { code: "disconnected" });
+});
+
+test("who traces sees each frame as it is on the wire", () => {
+  const frames = [];
+  const { client, socket } = connected({ trace: (...frame) => frames.push(frame) });
+  client.alert({ place: "Roswell" }, { id: "mine" });
+  socket.onmessage({ data: "no JSON" });
+  assert.deepEqual(frames.slice(2), [
+    ["out", '{"type":"alert","id":"mine","data":{"place":"Roswell"}}'],
+    ["in", "no JSON"],
+  ]);
+  assert.equal(frames[0][1], JSON.stringify({ type: "connected", clientId: "me", pingInterval: 30_000, cursor: "greeting", channels: [] }));
+  assert.equal(socket.sent.length, 1);
+});

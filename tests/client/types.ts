@@ -45,6 +45,8 @@ try {
 } catch (error) {
   if (error instanceof NotConfirmed && error.retry) await client.alert({}, { id: error.id });
 }
+console.log((await client.ping()).time?.toFixed(0));
+new AlienClient(undefined, { trace: (direction, frame) => console.log(direction === "in", frame.length) });
 client.unsubscribe("environment:42");
 leave();
 end();

@@ -24,6 +24,14 @@ async fn the_page_is_served_with_all_that_it_needs() {
 }
 
 #[tokio::test]
+async fn the_worker_may_stand_in_for_the_page_and_no_other_script_may() {
+    let vm = Vm::alone(&[]).await;
+    assert_eq!(get(vm.port, "/static/worker.js").await.header("service-worker-allowed"), "/");
+    assert_eq!(get(vm.port, "/static/client.js").await.header("service-worker-allowed"), "");
+    assert_eq!(get(vm.port, "/static/offline.html").await.header("content-type"), "text/html; charset=utf-8");
+}
+
+#[tokio::test]
 async fn every_answer_has_strict_headers() {
     let vm = Vm::alone(&[]).await;
     for path in ["/", "/static/client.js", "/health", "/status", "/metrics", "/nowhere", "/ws"] {

@@ -24,6 +24,8 @@ pub struct Driver {
 /// One browser with one page.
 pub struct Page {
     pub client: Client,
+    /// Where the browser keeps what it writes.
+    pub profile: PathBuf,
     session: String,
     driver: u16,
 }
@@ -78,7 +80,7 @@ impl Driver {
         .await
         .unwrap();
         let session = client.session_id().await.unwrap().unwrap();
-        let page = Page { client, session, driver: self.port };
+        let page = Page { client, profile, session, driver: self.port };
         page.client.goto(url).await.unwrap();
         page
     }
@@ -140,23 +142,28 @@ impl Page {
         messages.filter(|message| !message.contains("WebSocket connection to")).collect()
     }
 
-    /// Every address that the page asked for since it was opened.
+    /// Every address that the page asked for since it was opened, or since this or `network` was called.
     pub async fn requests(&self) -> Vec<String> {
+        let events = self.network().await;
+        let addresses = events.iter().filter_map(|event| match event["method"].as_str()? {
+            "Network.requestWillBeSent" => event["params"]["request"]["url"].as_str(),
+            "Network.webSocketCreated" => event["params"]["url"].as_str(),
+            _ => None,
+        });
+        addresses.map(str::to_owned).collect()
+    }
+
+    /// What the browser's protocol told of the network since the page was opened, or since the last call.
+    pub async fn network(&self) -> Vec<Value> {
         let entries = self.log("performance").await;
         let events = entries.iter().map(|entry| {
             serde_json::from_str::<Value>(entry["message"].as_str().unwrap()).unwrap()["message"].take()
         });
-        events
-            // The browser's own first page is none of ours.
-            .filter(|event| {
-                !event["params"]["documentURL"].as_str().is_some_and(|url| url.starts_with("chrome:"))
-            })
-            .filter_map(|event| match event["method"].as_str()? {
-                "Network.requestWillBeSent" => event["params"]["request"]["url"].as_str().map(str::to_owned),
-                "Network.webSocketCreated" => event["params"]["url"].as_str().map(str::to_owned),
-                _ => None,
-            })
-            .collect()
+        // The browser's own first page is none of ours.
+        let own = |event: &Value| {
+            !event["params"]["documentURL"].as_str().is_some_and(|url| url.starts_with("chrome:"))
+        };
+        events.filter(own).collect()
     }
 
     async fn log(&self, kind: &str) -> Vec<Value> {
@@ -172,20 +179,64 @@ impl Page {
         answer.json()["value"].take()
     }
 
-    /// Takes a picture for the documentation, where `PICTURES` names a folder for them.
-    pub async fn picture(&self, name: &str, width: u32, height: u32) {
-        if let Some(folder) = std::env::var_os("PICTURES") {
-            self.client.set_window_size(width, height).await.unwrap();
-            let dark = json!({"features": [{"name": "prefers-color-scheme", "value": "dark"}]});
-            let dark = json!({"cmd": "Emulation.setEmulatedMedia", "params": dark});
-            self.vendor("goog/cdp/execute", &dark).await;
-            until("still page", async || {
-                (self.run("scrollTo(0, 0); return document.getAnimations().every(({ playState }) => playState === 'finished')").await == true).then_some(())
-            })
-            .await;
-            let png = self.client.screenshot().await.unwrap();
-            std::fs::write(Path::new(&folder).join(name), png).unwrap();
-        }
+    /// A command of the browser's protocol.
+    pub async fn cdp(&self, command: &str, params: Value) -> Value {
+        self.vendor("goog/cdp/execute", &json!({"cmd": command, "params": params})).await
+    }
+
+    /// Gives the page this room; the window itself has a least width, and phones are smaller.
+    pub async fn set_size(&self, width: u32, height: u32) {
+        let metrics = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
+        self.cdp("Emulation.setDeviceMetricsOverride", metrics).await;
+    }
+
+    /// The system's choice: `dark` or `light`, and whether what moves should rest.
+    pub async fn set_media(&self, scheme: &str, motion: &str) {
+        let features = json!([
+            {"name": "prefers-color-scheme", "value": scheme},
+            {"name": "prefers-reduced-motion", "value": motion},
+        ]);
+        self.cdp("Emulation.setEmulatedMedia", json!({"features": features})).await;
+    }
+
+    /// As a person does in the browser's own dialog.
+    pub async fn grant(&self, permission: &str) {
+        let granted = json!({"descriptor": {"name": permission}, "state": "granted"});
+        self.vendor("permissions", &granted).await;
+    }
+
+    /// Presses keys where the focus is.
+    pub async fn keys(&self, keys: &str) {
+        self.client.active_element().await.unwrap().send_keys(keys).await.unwrap();
+    }
+
+    /// The id of the element that has the focus, or the name of its kind.
+    pub async fn focus(&self) -> String {
+        let focus =
+            self.run("const { id, localName } = document.activeElement; return id || localName").await;
+        focus.as_str().unwrap().to_owned()
+    }
+
+    /// Takes a picture for the documentation, where `PICTURES` names a folder for them. What moves stands
+    /// still in it, each at its best.
+    pub async fn picture(&self, name: &str, width: u32, height: u32, scheme: &str) {
+        let Some(folder) = std::env::var_os("PICTURES") else { return };
+        self.set_size(width, height).await;
+        self.set_media(scheme, "no-preference").await;
+        self.run(
+            "scrollTo(0, 0);
+             for (const animation of document.getAnimations()) {
+               const moment = { ripple: 700, fly: 2500 }[animation.animationName];
+               if (moment === undefined) animation.finish();
+               else {
+                 animation.pause();
+                 animation.currentTime = moment;
+               }
+             }",
+        )
+        .await;
+        let png = self.client.screenshot().await.unwrap();
+        std::fs::write(Path::new(&folder).join(name), png).unwrap();
     }
 
     pub async fn close(self) {

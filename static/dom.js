@@ -1,0 +1,36 @@
+/** What every part of the page does with the document. All text goes in as text, never as markup. */
+
+export const element = (id) => document.getElementById(id);
+
+/** An element with text in it. */
+export function line(tag, text, className = "") {
+  const node = document.createElement(tag);
+  node.textContent = text;
+  node.className = className;
+  return node;
+}
+
+/** Only when it changed: most of what ticks stays the same. */
+export function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+/** Text from people: its own direction, whatever the page's. */
+export function foreign(tag, text, className) {
+  const node = line(tag, text, className);
+  node.dir = "auto";
+  return node;
+}
+
+/** Makes of `draw` what may be called as often as one likes: it happens once, with the next frame. */
+export function oncePerFrame(draw) {
+  let asked = false;
+  return () => {
+    if (asked) return;
+    asked = true;
+    requestAnimationFrame(() => {
+      asked = false;
+      draw();
+    });
+  };
+}

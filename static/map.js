@@ -1,0 +1,191 @@
+/**
+ * The world: landings as ripples at their places, a line from the VM that took one to the VM that brought
+ * it here, and the fleet as lights.
+ *
+ * The projection is equirectangular, the same as of world.svg: longitude and latitude are x and y, so a
+ * click is a place. All marks are bounded, whatever comes: under a flood the newest are shown. They are
+ * elements moved by transforms alone, which the browser animates beside the page's own work.
+ */
+
+import { line, oncePerFrame, setText } from "./dom.js";
+import { placeOfRegion } from "./regions.js";
+import { duration, fleet as words } from "./words.js";
+
+/** The part of the world that people live in; tools/artwork has the same. */
+const NORTH = 84;
+const SOUTH = -56;
+
+const MARKS = 40;
+const LINES = 8;
+const LIGHTS = 500;
+/** How long a light fades. */
+const FADING = 4_000;
+/** A beacon that is so much older than the newest, for each VM: theirs come more rarely in a large fleet. */
+const QUIET = 40_000;
+const QUIET_EACH = 3_000;
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** A place on the map, from its upper left corner, both from 0 to 1. */
+export function positionOf({ lat, lon }) {
+  const within = (value) => Math.min(1, Math.max(0, value));
+  return { x: within((lon + 180) / 360), y: within((NORTH - lat) / (NORTH - SOUTH)) };
+}
+
+/** The place at a position, to a tenth of a degree: enough for a landing, and nobody's address. */
+export function placeAt({ x, y }) {
+  return rounded({ lat: NORTH - y * (NORTH - SOUTH), lon: x * 360 - 180 });
+}
+
+export function rounded({ lat, lon }) {
+  // Without -0.
+  const tenth = (degrees) => Math.round(degrees * 10) / 10 + 0;
+  return { lat: tenth(lat), lon: tenth(lon) };
+}
+
+/** The place that an alert's `data` names, if it does; whatever else is there is none. */
+export function placeGiven(data) {
+  const { lat, lon } = data ?? {};
+  const within = (degrees, most) => typeof degrees === "number" && Math.abs(degrees) <= most;
+  return within(lat, 90) && within(lon, 180) ? { lat, lon } : undefined;
+}
+
+/** Where a landing was; where it does not say, its VM's region stands in. Nothing for an unknown one. */
+export function placeOfLanding({ data, origin, regionCode }) {
+  return placeGiven(data) ?? placeOfRegion(origin?.region ?? regionCode);
+}
+
+export class WorldMap {
+  #root;
+  #marks;
+  #lines;
+  #lights;
+  #label;
+  #spot;
+  /** By the VM's id. */
+  #lit = new Map();
+  #vms = 0;
+  #waiting = [];
+  #draw = oncePerFrame(() => this.#drawLandings());
+
+  /** @param {(place: {lat: number, lon: number}) => void} pick hears of clicks */
+  constructor(root, pick) {
+    this.#root = root;
+    const part = (name) => root.querySelector(`.${name}`);
+    [this.#marks, this.#lines, this.#lights] = [part("marks"), part("lines"), part("lights")];
+    [this.#label, this.#spot] = [part("way"), part("spot")];
+    root.addEventListener("click", ({ clientX, clientY }) => {
+      const { left, top, width, height } = root.getBoundingClientRect();
+      pick(placeAt({ x: (clientX - left) / width, y: (clientY - top) / height }));
+    });
+  }
+
+  /**
+   * @param event an alert
+   * @param {{live: boolean, here?: string, took?: number}} how only one that comes just now makes waves;
+   *   the region of this page's VM, and the ms from VM to VM
+   */
+  showLanding(event, how) {
+    this.#waiting.push({ event, how });
+    if (this.#waiting.length > MARKS) this.#waiting.shift();
+    this.#draw();
+  }
+
+  /** @param {string} [own] the id of this page's VM */
+  showFleet(instances, own) {
+    const newest = Math.max(...instances.map(({ lastSeen }) => lastSeen));
+    const patience = Math.max(QUIET, QUIET_EACH * instances.length);
+    const regions = new Map();
+    const alive = new Set();
+    for (const { instance, region, clients, lastSeen } of instances.slice(0, LIGHTS)) {
+      const place = placeOfRegion(region);
+      if (!place) continue;
+      alive.add(instance);
+      const neighbours = regions.get(region) ?? 0;
+      regions.set(region, neighbours + 1);
+      const light = this.#lightOf(instance);
+      put(light, positionOf(place));
+      // Twice the sockets, one step more.
+      light.style.setProperty("--size", (1 + Math.log2(1 + Math.max(0, Number(clients) || 0)) / 3).toFixed(2));
+      light.style.setProperty("--turn", `${neighbours * 137.5}deg`);
+      light.style.setProperty("--away", neighbours && Math.sqrt(neighbours).toFixed(2));
+      // One's own machine needs no name, and neighbours have it already.
+      setText(light, neighbours || region.length !== 3 ? "" : region);
+      light.classList.toggle("here", instance === own);
+      light.classList.toggle("quiet", newest - lastSeen > patience);
+    }
+    for (const [instance, light] of this.#lit) if (!alive.has(instance)) this.#fade(instance, light);
+    this.#vms = instances.length;
+    this.#describe();
+  }
+
+  /** The place that was chosen for the next landing, or none. */
+  showSpot(place) {
+    this.#spot.hidden = !place;
+    if (place) put(this.#spot, positionOf(place));
+  }
+
+  #lightOf(instance) {
+    const known = this.#lit.get(instance);
+    if (known) return known;
+    const light = line("span", "", "light");
+    light.dataset.instance = instance;
+    this.#lit.set(instance, light);
+    this.#lights.append(light);
+    return light;
+  }
+
+  #fade(instance, light) {
+    this.#lit.delete(instance);
+    light.classList.add("gone");
+    setTimeout(() => light.remove(), FADING);
+  }
+
+  #drawLandings() {
+    for (const { event, how } of this.#waiting) {
+      const place = placeOfLanding(event);
+      if (!place) continue;
+      const mark = line("span", "", how.live ? "mark live" : "mark");
+      mark.dataset.id = event.id;
+      put(mark, positionOf(place));
+      this.#marks.append(mark);
+      if (how.live) this.#drawWay(event, how);
+    }
+    this.#waiting = [];
+    while (this.#marks.childElementCount > MARKS) this.#marks.firstElementChild.remove();
+    while (this.#lines.childElementCount > LINES) this.#lines.firstElementChild.remove();
+    this.#describe();
+  }
+
+  /** An arc from the VM that took it to this page's; a loop where they are in one place. */
+  #drawWay(event, { here, took }) {
+    const origin = event.origin?.region ?? event.regionCode;
+    const ends = [placeOfRegion(origin), placeOfRegion(here)];
+    if (!ends[0] || !ends[1]) return;
+    const [from, to] = ends.map(positionOf).map(({ x, y }) => ({ x: x * 360, y: y * (NORTH - SOUTH) }));
+    const far = Math.hypot(to.x - from.x, to.y - from.y);
+    const top = { x: (from.x + to.x) / 2, y: Math.max(-20, (from.y + to.y) / 2 - far * 0.35) };
+    const path = document.createElementNS(SVG, "path");
+    const curve = far < 1 ? `c-16-24 16-24 0 0` : `Q${top.x} ${top.y} ${to.x} ${to.y}`;
+    path.setAttribute("d", `M${from.x} ${from.y}${curve}`);
+    path.setAttribute("pathLength", "1");
+    path.dataset.from = origin;
+    path.dataset.to = here;
+    path.addEventListener("animationend", () => path.remove());
+    this.#lines.append(path);
+
+    const middle = { x: (from.x + to.x) / 2, y: far < 1 ? from.y - 16 : (from.y + 2 * top.y + to.y) / 4 };
+    setText(this.#label, took === undefined ? "" : duration(took));
+    put(this.#label, { x: middle.x / 360, y: Math.max(0.04, middle.y / (NORTH - SOUTH)) });
+  }
+
+  #describe() {
+    this.#root.setAttribute("aria-label", words.map(this.#vms, this.#marks.childElementCount));
+  }
+}
+
+/** By custom properties, which a strict Content-Security-Policy allows; the style sheet does the rest. */
+function put(node, { x, y }) {
+  node.style.setProperty("--x", x.toFixed(5));
+  node.style.setProperty("--y", y.toFixed(5));
+}

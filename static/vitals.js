@@ -1,0 +1,59 @@
+/** How it is doing: the connection, the VM at its other end, and all the VMs there are. */
+
+import { element, line, setText } from "./dom.js";
+import { city } from "./regions.js";
+import * as words from "./words.js";
+
+/** Rows in the list: a fleet may be larger, and the map shows more of it. */
+const ROWS = 100;
+
+/** @param {(text: string) => void} say tells the ear of a change */
+export function watchVitals(client, say) {
+  const show = () => showConnection(client, say);
+  client.on("state", show);
+  // The count-down to the next attempt.
+  setInterval(show, 500);
+  client.on("fleet", ({ instances }) => showFleet(instances, client.greeting?.instance));
+}
+
+function showConnection({ state, greeting, nextAttempt }, say) {
+  const seconds = Math.max(0, Math.ceil((nextAttempt - Date.now()) / 1000));
+  const text = {
+    closed: words.connection.connecting,
+    connecting: words.connection.connecting,
+    connected: greeting && words.connection.connected(greeting),
+    waiting: words.connection.waiting(seconds),
+    offline: words.connection.offline,
+  }[state];
+  const connection = element("connection");
+  // It ticks for the eye only; the ear hears of changes.
+  if (connection.dataset.state !== state) say(text);
+  setText(connection, text);
+  connection.dataset.state = state;
+  setText(element("vm"), state === "connected" ? words.short(greeting.instance) : words.UNKNOWN);
+  setText(element("vm-region"), state === "connected" ? city(greeting.region) : words.UNKNOWN);
+  if (state !== "connected") setText(element("round-trip"), words.UNKNOWN);
+}
+
+function showFleet(instances, own) {
+  const ours = instances.find(({ instance }) => instance === own);
+  setText(element("round-trip"), words.duration(ours?.roundTripMs ?? undefined));
+  const sockets = instances.reduce((sum, { clients }) => sum + clients, 0);
+  setText(element("sockets"), sockets.toLocaleString("en"));
+  setText(element("vms"), instances.length.toLocaleString("en"));
+  element("fleet").replaceChildren(...instances.slice(0, ROWS).map((vm) => row(vm, vm.instance === own)));
+}
+
+function row({ instance, region, clients, roundTripMs }, here) {
+  const item = document.createElement("li");
+  item.dataset.instance = instance;
+  item.classList.toggle("here", here);
+  const facts = [
+    `${words.short(instance)} (${region})`,
+    words.fleet.clients(clients),
+    roundTripMs != null && words.fleet.roundTrip(roundTripMs),
+    here && words.fleet.here,
+  ];
+  item.append(line("strong", city(region)), line("span", facts.filter(Boolean).join(" · "), "details"));
+  return item;
+}

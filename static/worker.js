@@ -1,0 +1,32 @@
+/**
+ * The service worker: an honest page for when no VM can be reached, and nothing else. The app itself is
+ * never kept here: its parts must be of one version, and the server's answer says which.
+ */
+
+const CACHE = "alien-alert offline 1";
+const PAGE = "/static/offline.html";
+const KEPT = [PAGE, "/static/offline.css", "/static/icon.svg"];
+
+addEventListener("install", (event) => {
+  // Past the browser's own cache: it may be of an older version.
+  const fresh = KEPT.map((path) => new Request(path, { cache: "reload" }));
+  event.waitUntil(caches.open(CACHE).then((cache) => cache.addAll(fresh)).then(() => skipWaiting()));
+});
+
+addEventListener("activate", (event) => {
+  const drop = (names) => Promise.all(names.filter((name) => name !== CACHE).map((name) => caches.delete(name)));
+  // The browser asks the network for the page while this one wakes up.
+  const preload = () => registration.navigationPreload?.enable();
+  event.waitUntil(caches.keys().then(drop).then(preload));
+});
+
+addEventListener("fetch", (event) => {
+  const { request } = event;
+  if (request.mode === "navigate") event.respondWith(load(event).catch(() => caches.match(PAGE)));
+  // Of the page's own parts, those that the offline page needs.
+  else if (KEPT.includes(new URL(request.url).pathname)) event.respondWith(fetch(request).catch(() => caches.match(request)));
+});
+
+async function load({ preloadResponse, request }) {
+  return (await preloadResponse) ?? fetch(request);
+}

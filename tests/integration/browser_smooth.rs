@@ -1,0 +1,87 @@
+//! A thousand landings on the list and fifty a second more, on a processor four times slower: by the trace
+//! of the browser itself.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::browser::open;
+use crate::support::browser::Driver;
+use crate::support::devtools::Devtools;
+use crate::support::until;
+use crate::support::vm::Vm;
+
+const KEPT: usize = 1_000;
+const A_SECOND: u64 = 50;
+const SECONDS: u64 = 3;
+/// A frame at 60 a second.
+const FRAME: f64 = 16.7;
+
+/// What the page's thread did without a pause, each in ms.
+fn tasks(trace: &[Value]) -> Vec<f64> {
+    // The thread that runs the page's own frames is the page's.
+    let own =
+        trace.iter().find(|event| event["name"] == "FireAnimationFrame").expect("no frame in the trace");
+    let on_page = |event: &&Value| {
+        event["name"] == "RunTask" && event["pid"] == own["pid"] && event["tid"] == own["tid"]
+    };
+    let mut tasks: Vec<f64> = trace
+        .iter()
+        .filter(on_page)
+        .filter_map(|event| event["dur"].as_f64())
+        .map(|us| us / 1_000.0)
+        .collect();
+    tasks.sort_by(f64::total_cmp);
+    tasks
+}
+
+#[tokio::test]
+async fn a_thousand_landings_and_fifty_a_second_leave_room_in_each_frame() {
+    let vm = Vm::alone(&[("MESSAGE_RATE", "100000"), ("MESSAGE_BURST", "100000")]).await;
+    let mut sender = vm.connect().await;
+    for number in 0..KEPT {
+        sender
+            .alert(json!({"place": format!("Field {number}"), "lat": number % 90, "lon": number % 180}))
+            .await;
+    }
+    let driver = Driver::start().await;
+    let page = open(&driver, &vm).await;
+    until("all on the list", async || (page.count("#landings li").await == KEPT).then_some(())).await;
+
+    let mut devtools = Devtools::attach(&page).await;
+    devtools.call("Emulation.setCPUThrottlingRate", json!({"rate": 4})).await;
+    let mut last = String::new();
+    let categories = ["devtools.timeline", "disabled-by-default-devtools.timeline"];
+    let trace = devtools
+        .trace(&categories, async {
+            let mut beat = tokio::time::interval(Duration::from_millis(1_000 / A_SECOND));
+            for number in 0..A_SECOND * SECONDS {
+                beat.tick().await;
+                last = sender
+                    .alert(json!({"place": format!("New {number}"), "lat": number % 90, "lon": number}))
+                    .await;
+            }
+            page.wait_for(&format!("#landings li[data-id=\"{last}\"]")).await;
+        })
+        .await;
+    devtools.call("Emulation.setCPUThrottlingRate", json!({"rate": 1})).await;
+    assert_eq!(page.count("#landings li").await, KEPT, "the oldest have gone");
+
+    let tasks = tasks(&trace);
+    let at = |part: f64| tasks[((tasks.len() - 1) as f64 * part) as usize];
+    let frames = trace.iter().filter(|event| event["name"] == "FireAnimationFrame").count();
+    let within = tasks.iter().filter(|task| **task <= FRAME).count() as f64 / tasks.len() as f64;
+    println!(
+        "at 50 landings a second on 1,000, 4 times slower: {frames} frames, {} tasks: half within {:.1} ms, \
+         95 % within {:.1}, 99 % within {:.1}, the longest {:.1}; {:.1} % fit into a frame",
+        tasks.len(),
+        at(0.5),
+        at(0.95),
+        at(0.99),
+        at(1.0),
+        within * 100.0,
+    );
+    assert!(frames as u64 > A_SECOND * SECONDS / 4, "{frames} frames");
+    assert!(within >= 0.95, "only {:.1} % fit into a frame", within * 100.0);
+    page.close().await;
+}
