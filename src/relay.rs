@@ -400,6 +400,9 @@ impl Relay {
         let new = new && at >= self.memory_begins();
         if !new || !state.history.first_sight(&event.id) {
             self.metrics.duplicates.inc();
+            if event.wants_receipt {
+                state.receipts.heard_before(&event.id);
+            }
             return;
         }
         let frame = reply::event(event, self.cursor(&state, at), at / 1000, received);

@@ -70,7 +70,7 @@ impl SocketId {
 /// A shard, as others know it. Cheap to clone.
 ///
 /// What waits in it is bounded by those who fill it: events by [`Mailbox::room`], what is said to one
-/// socket by that socket's rate, the publications under way and the asks under way.
+/// socket by that socket's rate, the publications under way, the receipts awaited and the asks under way.
 #[derive(Clone, Default)]
 pub struct Mailbox(Arc<Inner>);
 
