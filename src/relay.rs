@@ -250,7 +250,7 @@ impl Relay {
         match Request::parse(text) {
             Ok(Request { id, body: Body::Ping }) => {
                 self.metrics.received("ping");
-                member.outbox.push(reply::pong(id.as_deref()));
+                member.outbox.push(reply::pong(id.as_deref(), clock::now_millis()));
             }
             Ok(Request { id, body: Body::Publish { kind, channel, data } }) => {
                 self.metrics.received(kind.label());

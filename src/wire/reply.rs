@@ -223,14 +223,16 @@ pub fn receipt(event_id: &str, instances: usize, sockets: u64) -> Frame {
     text(&Receipt { r#type: "receipt", event_id, instances, sockets })
 }
 
-pub fn pong(id: Option<&str>) -> Frame {
+/// `timestamp` is this VM's time in ms since the epoch, so that a page knows how far its own is off.
+pub fn pong(id: Option<&str>, timestamp: i64) -> Frame {
     #[derive(Serialize)]
     struct Pong<'a> {
         r#type: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
         id: Option<&'a str>,
+        timestamp: i64,
     }
-    text(&Pong { r#type: "pong", id })
+    text(&Pong { r#type: "pong", id, timestamp })
 }
 
 /// `retry_after` goes with [`ErrorCode::Unavailable`] and [`ErrorCode::RateLimited`].
@@ -316,7 +318,7 @@ mod tests {
         let frames = [
             ack(Some("1"), "2"),
             receipt("1", 2, 3),
-            pong(None),
+            pong(None, 1),
             error(ErrorCode::InvalidJson, "no", None, None),
             fleet(&Fleet::default()),
             connected(

@@ -80,7 +80,10 @@ async fn a_ping_is_answered() {
     let vm = Vm::alone(&[]).await;
     let mut client = vm.connect().await;
     client.send(json!({"type": "ping"})).await;
-    assert_eq!(client.next().await, json!({"type": "pong"}));
+    let mut pong = client.next().await;
+    let timestamp = pong["timestamp"].take().as_i64().unwrap();
+    assert_eq!(pong, json!({"type": "pong", "timestamp": null}));
+    assert!((alien_alert::clock::now_millis() - timestamp).abs() < 60_000, "the VM's time, {timestamp}");
 }
 
 #[tokio::test]
