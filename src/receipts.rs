@@ -43,7 +43,7 @@ const TOLD_EVERY: Duration = Duration::from_millis(200);
 /// Receipts that this VM owes to others, and how long: where more are owed than may be sent, some go at
 /// once rather than all too late.
 const MAX_OWED: usize = 1_024;
-const MAX_OWING: Duration = Duration::from_secs(1);
+const MAX_OWING: Duration = Duration::from_secs(2);
 
 /// Between two messages of a VM, on average, and what it may be ahead.
 const SPACING: Duration = Duration::from_millis(100);

@@ -17,6 +17,9 @@ use crate::frame::{Frame, text_of_parts};
 use crate::history::{CatchUp, Hole, Missing};
 use crate::identity::Identity;
 
+/// Most events fit into so many bytes, so that their room need not grow.
+const USUAL: usize = 512;
+
 /// The first message of every socket.
 pub fn connected(
     client_id: &str,
@@ -253,8 +256,10 @@ pub fn error(code: ErrorCode, message: &str, id: Option<&str>, retry_after: Opti
 }
 
 fn text(message: &impl Serialize) -> Frame {
+    let mut json = Vec::with_capacity(USUAL);
     // Strings, numbers and JSON that was parsed before: nothing here can fail to serialize.
-    Frame::text(&serde_json::to_vec(message).unwrap_or_default())
+    let _ = serde_json::to_writer(&mut json, message);
+    Frame::text(&json)
 }
 
 #[cfg(test)]
