@@ -11,6 +11,8 @@ import * as words from "./words.js";
 
 /** New ones a frame: many enough that a catch-up shows at once, few enough that a slow phone goes on. */
 const PER_FRAME = 50;
+/** More than the client keeps events. */
+const REMEMBERED = 2_000;
 /** Regions to choose from: more than there are. */
 const REGIONS = 200;
 
@@ -45,6 +47,7 @@ export class Landings {
    */
   note(id, how) {
     this.#how.set(id, how);
+    if (this.#how.size > REMEMBERED) this.#how.delete(this.#how.keys().next().value);
   }
 
   /** @param events all that there are, oldest first */
@@ -79,26 +82,21 @@ export class Landings {
       this.#items.delete(last.dataset.id);
       last.remove();
     }
-    this.#forget();
     for (const event of this.#events) this.#offer(regionOf(event));
   }
 
   #add(event) {
     const how = this.#how.get(event.id);
     const node = landing(event, how);
+    // It is news once, not again when a filter brings it back.
+    node.classList.toggle("new", how?.caughtUp === false && !how.shown);
+    if (how) how.shown = true;
     const age = line("span", "", "age");
     node.querySelector(".details").append(age);
     const item = { node, age, timestamp: event.timestamp, inSight: true };
     showAge(item);
     this.#items.set(event.id, item);
     return item;
-  }
-
-  /** What is known of landings that are on no list any longer. */
-  #forget() {
-    if (this.#how.size <= 2 * this.#events.length + PER_FRAME) return;
-    const kept = new Set(this.#events.map(({ id }) => id));
-    for (const id of this.#how.keys()) if (!kept.has(id)) this.#how.delete(id);
   }
 
   /** One more region to choose, by the city's name. */
@@ -145,7 +143,6 @@ function landing(event, how) {
   node.append(details);
   if (how?.path) node.append(line("p", how.path, "path"));
   node.classList.toggle("own", how?.own === true);
-  node.classList.toggle("new", how?.caughtUp === false);
   return node;
 }
 
