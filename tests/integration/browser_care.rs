@@ -145,7 +145,7 @@ async fn the_budgets_are_kept() {
 
     let events = page.network().await;
     let of = |method: &'static str| events.iter().filter(move |event| event["method"] == method);
-    let requested: HashSet<_> = of("Network.requestWillBeSent").map(|event| id_of(event)).collect();
+    let requested: HashSet<_> = of("Network.requestWillBeSent").map(id_of).collect();
     let requests = requested.len();
     // What the browser loads for itself has been left out there.
     let bytes: f64 = of("Network.loadingFinished")
