@@ -315,11 +315,12 @@ impl Shard {
             }
             return;
         };
-        let members = self.channels.get(channel).into_iter().flatten().copied();
-        let members: Vec<_> = members.filter(|id| Some(*id) != audience.except).collect();
-        self.turns += members.len();
-        for id in members {
-            self.say(id, Message::from(frame.clone()));
+        let members = self.channels.get(channel).into_iter().flatten();
+        for id in members.filter(|id| Some(**id) != audience.except) {
+            let Some(Resident { socket, .. }) = self.sockets.get_mut(id) else { continue };
+            socket.tell(&self.log, frame.bytes().clone());
+            list(&mut self.listed, *id, socket);
+            self.turns += 1;
         }
         self.mailbox.offered(frame.bytes().len() as u64);
     }
@@ -427,8 +428,7 @@ impl Shard {
                     }
                 }
                 Said::Ping(payload) => {
-                    let pong = Message::from(Frame::pong(&payload));
-                    socket.say(&self.log, pong, limits.outbox_bytes);
+                    socket.tell(&self.log, Frame::pong(&payload).into_bytes());
                     list(&mut self.listed, id, socket);
                 }
                 Said::Pong => {}
@@ -467,7 +467,7 @@ impl Shard {
                 due.push((*id, Close::new(CloseCode::Idle, "no sign of life for two ping intervals")));
             } else if socket.ping_at <= now {
                 socket.ping_at = now + interval;
-                socket.say(&self.log, Message::from(Frame::ping()), usize::MAX);
+                socket.tell(&self.log, Frame::ping().into_bytes());
                 list(&mut self.listed, *id, socket);
             }
         }

@@ -141,12 +141,17 @@ impl Socket {
             }
             let mut pieces = [IoSlice::new(&[]); PIECES];
             let count = self.gather(log, &mut pieces);
-            if count == 0 {
-                // An idle socket keeps no queue.
-                self.turns = VecDeque::new();
-                return Written::All;
-            }
-            match self.stream.try_write_vectored(&pieces[..count]) {
+            let written = match &pieces[..count] {
+                [] => {
+                    // An idle socket keeps no queue.
+                    self.turns = VecDeque::new();
+                    return Written::All;
+                }
+                // Cheaper for the system than one of many.
+                [piece] => self.stream.try_write(piece),
+                pieces => self.stream.try_write_vectored(pieces),
+            };
+            match written {
                 Ok(count) => {
                     self.moved = now;
                     if self.advance(count) {
@@ -226,7 +231,17 @@ impl Socket {
         }
     }
 
-    /// Puts in something for this socket alone; `limit` is what it may leave unread.
+    /// Puts in a frame for this socket alone.
+    pub fn tell(&mut self, log: &Log, frame: Bytes) {
+        if self.is_closing() {
+            return;
+        }
+        let cost = frame.len() + OVERHEAD;
+        self.own += cost;
+        self.turns.push_back(Turn { cost, ..Turn::new(log.head(), frame) });
+    }
+
+    /// The same for one in parts, or that somebody waits for; `limit` is what it may leave unread.
     pub fn say(&mut self, log: &Log, message: Message, limit: usize) {
         if self.is_closing() {
             return;

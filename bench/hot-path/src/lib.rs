@@ -11,6 +11,7 @@ use alien_alert::admission::Admission;
 use alien_alert::auth::Visitor;
 use alien_alert::bus::Bus;
 use alien_alert::bus::memory::Topic;
+use alien_alert::channel::Channel;
 use alien_alert::clock;
 use alien_alert::config::{Config, HistoryLimits};
 use alien_alert::cursor::Cursor;
@@ -41,12 +42,13 @@ pub type Act = Box<dyn FnMut()>;
 pub type SetUp = fn() -> Act;
 
 /// The parts by name.
-pub const PARTS: [(&str, SetUp); 7] = [
+pub const PARTS: [(&str, SetUp); 8] = [
     ("decode an event from the bus", decode),
     ("hear its number", hear),
     ("encode it as a frame", encode),
     ("keep it in the history", keep),
-    ("pass it to 64 sockets", pass),
+    ("pass it to 64 sockets", || pass(None)),
+    ("pass it to 64 sockets of a channel", || pass(Some("orders"))),
     ("read a client's frame", read),
     ("parse a client's alert", parse),
 ];
@@ -149,14 +151,15 @@ fn parse() -> Act {
 /// A shard on a runtime of one thread, and its clients, which read now and then: that all has come is
 /// proven, at little cost. Valgrind does not count what the kernel does, so that what remains of a
 /// system call is its way there.
-fn pass() -> Act {
+fn pass(channel: Option<&str>) -> Act {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let (relay, mut clients) = runtime.block_on(serve());
+    let (relay, mut clients) = runtime.block_on(serve(channel));
+    let channel = channel.map(|name| Channel::new(name).expect("a channel's name"));
     let frame = reply::event(&event(), CURSOR, AT, AT);
     let mut buffer = vec![0; frame.bytes().len() * UNREAD];
     let mut unread = 0;
     Box::new(move || {
-        tell(&runtime, &relay, &frame);
+        tell(&runtime, &relay, channel.as_ref(), &frame);
         unread += 1;
         if unread == UNREAD {
             for client in &mut clients {
@@ -167,16 +170,16 @@ fn pass() -> Act {
     })
 }
 
-fn tell(runtime: &Runtime, relay: &Relay, frame: &Frame) {
+fn tell(runtime: &Runtime, relay: &Relay, channel: Option<&Channel>, frame: &Frame) {
     runtime.block_on(async {
-        relay.shards[0].tell(None, None, black_box(frame).clone());
+        relay.shards[0].tell(channel.cloned(), None, black_box(frame).clone());
         // The shard's turn: one slice is enough for all of them.
         yield_now().await;
     });
 }
 
-/// A relay with one shard and its sockets, which are not greeted.
-async fn serve() -> (Arc<Relay>, Vec<TcpStream>) {
+/// A relay with one shard and its sockets, which are not greeted, and may be in a channel.
+async fn serve(channel: Option<&str>) -> (Arc<Relay>, Vec<TcpStream>) {
     let config = Config::from_vars([]).expect("the defaults");
     let admission = Admission::new(config.limits);
     let bus = Bus::Memory(Topic::new(config.history).member());
@@ -192,7 +195,7 @@ async fn serve() -> (Arc<Relay>, Vec<TcpStream>) {
         clients.push(client);
         let (stream, _) = listener.accept().await.expect("the same");
         let place = admission.admit(IpAddr::V4(Ipv4Addr::LOCALHOST)).expect("a place");
-        relay.join(None, &[], Visitor::default(), |member, _| {
+        relay.join(None, channel.as_slice(), Visitor::default(), |member, _| {
             let outbox = member.outbox.clone();
             let (answer, early, greeting) = Default::default();
             let arrival = Arrival { stream, answer, early, greeting, member, presence: None, place };
