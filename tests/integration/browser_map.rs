@@ -67,6 +67,7 @@ async fn landings_and_vms_are_at_their_places_and_lights_come_and_go_with_their_
     );
 
     let syd = Vm::spawn_on(&emulator.host(), "syd", &beacons).await;
+    syd.ready().await;
     page.wait_for(".light[data-instance=vm-syd]").await;
     assert_at(&page, ".light[data-instance=vm-syd]", -33.9, 151.2).await;
     let small = size_of(&page, "vm-syd").await;
@@ -100,7 +101,10 @@ async fn the_list_tells_what_was_caught_up_and_shows_one_region_where_asked() {
 
     page.set_offline(true).await;
     page.wait_for("#connection[data-state=offline]").await;
+    // Its VM has it before the page is back, or it would come live.
+    let mut witness = vms[0].connect().await;
     lax.alert(json!({"place": "Missed"})).await;
+    witness.expect("alert").await;
     page.set_offline(false).await;
     page.wait_for("#landings li[data-region=lax] .caught-up").await;
     assert_eq!(page.count(".caught-up").await, 1, "the other one came by itself");
