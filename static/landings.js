@@ -1,18 +1,23 @@
 /**
  * The list of landings, newest first.
  *
- * It keeps up with fifty a second and a thousand on it: whatever came is drawn once a frame, a frame draws
- * a bounded number of new ones, what is out of sight is neither laid out nor counted older.
+ * It keeps up with fifty a second and a thousand of them: whatever came is drawn once a frame, a frame draws
+ * a bounded number of new ones, and the document holds as many as were scrolled to. What is out of sight is
+ * neither laid out nor counted older.
  */
 
 import { element, foreign, line, oncePerFrame, setText } from "./dom.js";
 import { placeGiven } from "./map.js";
 import * as words from "./words.js";
 
+/** On the list at first, and more each time that its end comes near: each one at the top moves all below. */
+const PAGE = 75;
 /** New ones a frame: many enough that a catch-up shows at once, few enough that a slow phone goes on. */
 const PER_FRAME = 50;
 /** More than the client keeps events. */
 const REMEMBERED = 2_000;
+/** That many a second are seen to come in; of more, the eye could follow none. */
+const NEWS = 5;
 /** Regions to choose from: more than there are. */
 const REGIONS = 200;
 
@@ -27,6 +32,9 @@ export class Landings {
   #events = [];
   #regions = new Set();
   #loading = true;
+  #most = PAGE;
+  /** Seen to come in, in this second. */
+  #news = 0;
   #draw = oncePerFrame(() => this.#drawList());
 
   constructor() {
@@ -37,6 +45,7 @@ export class Landings {
       item.inSight = !skipped;
       if (item.inSight) showAge(item);
     }, true);
+    this.#list.parentElement.addEventListener("scroll", ({ target }) => this.#scrolled(target));
     setInterval(() => this.#tick(), 1_000);
     this.#draw();
   }
@@ -52,7 +61,11 @@ export class Landings {
 
   /** @param events all that there are, oldest first */
   show(events) {
-    this.#events = events.filter(({ type }) => type === "alert");
+    const alerts = events.filter(({ type }) => type === "alert");
+    // One came to a full list, or any number to one that fills.
+    const fresh = alerts.length === this.#events.length ? alerts.slice(-PER_FRAME) : alerts;
+    for (const event of fresh) this.#offer(regionOf(event));
+    this.#events = alerts;
     this.#draw();
   }
 
@@ -64,7 +77,8 @@ export class Landings {
 
   #drawList() {
     const region = this.#filter.value;
-    const wanted = this.#events.filter((event) => !region || regionOf(event) === region).reverse();
+    const all = region ? this.#events.filter((event) => regionOf(event) === region) : this.#events;
+    const wanted = all.slice(-this.#most).reverse();
     const empty = this.#loading ? words.list.loading : region ? words.list.noneFrom(region) : words.list.empty;
     setText(this.#empty, empty);
     this.#empty.hidden = wanted.length > 0;
@@ -82,14 +96,13 @@ export class Landings {
       this.#items.delete(last.dataset.id);
       last.remove();
     }
-    for (const event of this.#events) this.#offer(regionOf(event));
   }
 
   #add(event) {
     const how = this.#how.get(event.id);
     const node = landing(event, how);
     // It is news once, not again when a filter brings it back.
-    node.classList.toggle("new", how?.caughtUp === false && !how.shown);
+    if (how?.caughtUp === false && !how.shown && this.#news++ < NEWS) node.classList.add("new");
     if (how) how.shown = true;
     const age = line("span", "", "age");
     node.querySelector(".details").append(age);
@@ -97,6 +110,12 @@ export class Landings {
     showAge(item);
     this.#items.set(event.id, item);
     return item;
+  }
+
+  #scrolled({ scrollTop, scrollHeight, clientHeight }) {
+    if (scrollTop === 0) this.#most = PAGE;
+    else if (scrollHeight - scrollTop < 2 * clientHeight && this.#list.childElementCount === this.#most) this.#most += PAGE;
+    this.#draw();
   }
 
   /** One more region to choose, by the city's name. */
@@ -110,6 +129,7 @@ export class Landings {
   }
 
   #tick() {
+    this.#news = 0;
     for (const item of this.#items.values()) if (item.inSight) showAge(item);
   }
 }

@@ -16,7 +16,9 @@ const NORTH = 84;
 const SOUTH = -56;
 
 const MARKS = 40;
-const LINES = 8;
+/** Of those the newest that are still in motion. */
+const LIVE = 5;
+const LINES = 5;
 const LIGHTS = 500;
 /** How long a light fades. */
 const FADING = 4_000;
@@ -152,6 +154,8 @@ export class WorldMap {
       if (how.live) this.#drawWay(event, how);
     }
     this.#waiting = [];
+    const live = this.#marks.getElementsByClassName("live");
+    while (live.length > LIVE) live[0].classList.remove("live");
     while (this.#marks.childElementCount > MARKS) this.#marks.firstElementChild.remove();
     while (this.#lines.childElementCount > LINES) this.#lines.firstElementChild.remove();
     this.#describe();
@@ -168,7 +172,6 @@ export class WorldMap {
     const path = document.createElementNS(SVG, "path");
     const curve = far < 1 ? `c-16-24 16-24 0 0` : `Q${top.x} ${top.y} ${to.x} ${to.y}`;
     path.setAttribute("d", `M${from.x} ${from.y}${curve}`);
-    path.setAttribute("pathLength", "1");
     path.dataset.from = origin;
     path.dataset.to = here;
     path.addEventListener("animationend", () => path.remove());
