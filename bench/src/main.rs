@@ -76,7 +76,7 @@ fn run(plan: &Plan, peer: Peer, sockets: usize, figures: &mut Figures) -> Result
     }
     let mut latency = None;
     if plan.has(Part::Fanout) {
-        for &window in &plan.windows {
+        for &window in plan.windows(sockets) {
             // The first one warms up: compilers at run time want to have seen it before.
             fanout::measure(&mut load, server.pid, window, plan.rounds(sockets, window).div_ceil(4))?;
             let shown = fanout::measure(&mut load, server.pid, window, plan.rounds(sockets, window))?;

@@ -55,7 +55,7 @@ pub struct Plan {
     parts: Vec<Part>,
     peers: Vec<Peer>,
     pub sockets: Vec<usize>,
-    pub windows: Vec<usize>,
+    windows: Vec<usize>,
     pub repeats: usize,
     /// Deliveries that one figure of fan-out rests on.
     deliveries: usize,
@@ -152,6 +152,12 @@ impl Plan {
     /// The number of sockets for what is asked at one number only.
     pub fn usual(&self) -> usize {
         if self.sockets.contains(&1_000) { 1_000 } else { self.sockets[0] }
+    }
+
+    /// How many events wait at a time, with so many sockets: where it is compared, every number.
+    pub fn windows(&self, sockets: usize) -> &[usize] {
+        let all = sockets == self.usual() || sockets == self.many;
+        if all { &self.windows } else { &self.windows[..1] }
     }
 
     pub fn rounds(&self, sockets: usize, window: usize) -> usize {
