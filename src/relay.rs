@@ -33,7 +33,7 @@ use crate::metrics::Metrics;
 use crate::publishing::{MARKS, Publishing};
 use crate::receipts::Receipts;
 use crate::shard::{Mailbox, Outbox};
-use crate::wire::request::{Body, Request};
+use crate::wire::request::{self, Body, Request};
 use crate::wire::{Close, CloseCode, ErrorCode, reply};
 
 /// When a client may try again what the topic did not take.
@@ -373,6 +373,9 @@ impl Relay {
         let mut heard = None;
         match Told::decode(&delivery.message.data) {
             _ if for_another => {}
+            Ok(Told::Event(event)) if !self.is_sound(&event) => {
+                self.pass_over("an event that no VM of ours lets in", &delivery);
+            }
             Ok(Told::Event(event)) => self.deliver(&event, at),
             Ok(Told::Beacon(beacon)) => {
                 self.note(&beacon, at);
@@ -384,17 +387,34 @@ impl Relay {
             }
             Ok(Told::Answer(answer)) => self.connections.answered(answer),
             Ok(Told::Receipts(receipts)) => self.state().receipts.hear(receipts),
-            Err(error) => {
-                self.metrics.undecodable.inc();
-                debug!(%error, "a message on the topic that this version does not know");
-                if let Some(Numbered { origin, sequence }) = Numbered::decode(&delivery.message.data) {
-                    self.state().ledger.hear(&origin.instance, &sequence, at);
-                }
-            }
+            Err(error) => self.pass_over(&error.to_string(), &delivery),
         }
         // Only now: should this process end here, the message comes again.
         delivery.ack();
         heard
+    }
+
+    /// Whether an event could have come from a client or a backend: the topic may be anybody's, and what
+    /// sockets hear must be what they know, of a size that they can take.
+    fn is_sound(&self, event: &Event) -> bool {
+        const MAX_SENDER: usize = 512;
+        let is_named = match &event.kind {
+            Kind::Alert | Kind::Broadcast => true,
+            Kind::App(name) => request::is_app_type(name),
+        };
+        is_named
+            && request::is_id(&event.id)
+            && event.sender_id.len() <= MAX_SENDER
+            && event.data.get().len() <= self.config.limits.outbox_bytes
+    }
+
+    /// What is not for this version, or for nobody: counted, and awaited no longer if it has a number.
+    fn pass_over(&self, why: &str, delivery: &Delivery) {
+        self.metrics.undecodable.inc();
+        debug!(why, "a message on the topic was passed over");
+        if let Some(Numbered { origin, sequence }) = Numbered::decode(&delivery.message.data) {
+            self.state().ledger.hear(&origin.instance, &sequence, delivery.published_at);
+        }
     }
 
     fn deliver(&self, event: &Event, at: i64) {

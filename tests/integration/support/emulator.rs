@@ -104,10 +104,10 @@ impl Emulator {
         assert_eq!(answer.status, 200);
     }
 
-    /// Puts raw base64 data on the topic, past any VM.
-    pub async fn publish(&self, base64: &str) {
+    /// Puts bytes on the topic, with attributes, past any VM.
+    pub async fn publish(&self, data: &[u8], attributes: Value) {
         let path = format!("/v1/projects/{PROJECT}/topics/ALIEN_NOTIFICATIONS:publish");
-        let body = json!({"messages": [{"data": base64}]});
+        let body = json!({"messages": [{"data": BASE64_STANDARD.encode(data), "attributes": attributes}]});
         let answer = http::request(self.port, "POST", &path, &[], &body.to_string()).await.unwrap();
         assert_eq!(answer.status, 200);
     }
