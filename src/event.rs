@@ -412,7 +412,8 @@ mod tests {
             let path = file.unwrap().path();
             let recorded = std::fs::read_to_string(&path).unwrap();
             for line in recorded.lines() {
-                Told::decode(line.as_bytes()).unwrap_or_else(|error| panic!("{}: {error}: {line}", path.display()));
+                Told::decode(line.as_bytes())
+                    .unwrap_or_else(|error| panic!("{}: {error}: {line}", path.display()));
             }
             versions += 1;
         }

@@ -321,7 +321,8 @@ mod tests {
     #[test]
     fn a_close_has_a_code_that_one_may_send_or_none() {
         assert_eq!(read(&frame(0x88, b""), 1), (vec![Message::Close(None)], Ok(())));
-        for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999]
+        for code in
+            [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999]
         {
             let longest = [&u16::to_be_bytes(code)[..], &[b'x'; 123]].concat();
             assert_eq!(read(&frame(0x88, &longest), 1), (vec![Message::Close(Some(code))], Ok(())), "{code}");

@@ -39,7 +39,9 @@ fn nonsense() -> Vec<Vec<u8>> {
         event(|event| event["data"] = json!("x".repeat(9 << 20))),
     ];
     // Words of our own, said as an app's.
-    for kind in ["connected", "refresh-store", "fleet", "ack", "error", "pong", "", "a b", "<b>", &"x".repeat(65)] {
+    for kind in
+        ["connected", "refresh-store", "fleet", "ack", "error", "pong", "", "a b", "<b>", &"x".repeat(65)]
+    {
         all.push(event(|event| event["type"] = json!(kind)));
     }
     for (field, value) in [
@@ -179,7 +181,9 @@ async fn a_newer_and_an_older_version_share_the_topic() {
         event["origin"]["zone"] = json!("b");
         event["sequence"]["epoch"] = json!(1);
     });
-    emulator.publish(&newer, json!({"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"})).await;
+    emulator
+        .publish(&newer, json!({"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}))
+        .await;
     assert_eq!(client.expect("alert").await["id"], "newer");
     // Its new kind of event has a number that is not waited for.
     let kind = event(|event| {

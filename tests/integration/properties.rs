@@ -25,7 +25,8 @@ enum Said {
 
 fn said() -> impl Strategy<Value = Said> {
     prop_oneof![
-        ("\\PC{0,80}", vec(any::<prop::sample::Index>(), 0..4)).prop_map(|(text, cuts)| Said::Text(text, cuts)),
+        ("\\PC{0,80}", vec(any::<prop::sample::Index>(), 0..4))
+            .prop_map(|(text, cuts)| Said::Text(text, cuts)),
         vec(any::<u8>(), 0..=125).prop_map(Said::Ping),
         vec(any::<u8>(), 0..=125).prop_map(Said::Pong),
     ]
@@ -102,8 +103,10 @@ fn message() -> impl Strategy<Value = String> {
         let names = prop::sample::select(&["place", "note", "lat", "lon", "x"][..]);
         prop_oneof![
             vec(inner.clone(), 0..4).prop_map(Value::from),
-            vec((names, inner), 0..4)
-                .prop_map(|fields| fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()),
+            vec((names, inner), 0..4).prop_map(|fields| fields
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect()),
         ]
     });
     let names = ["id", "data", "channel", "targetId", "since", "message"];

@@ -56,10 +56,8 @@ impl Court {
     /// The witness is still there, and has heard nothing of all this but the fleet's figures.
     async fn rise(mut self) {
         assert_eq!(self.witness.settle().await, Vec::<serde_json::Value>::new());
-        until("end of all others", async || {
-            (self.vm.status().await["connectedClients"] == 1).then_some(())
-        })
-        .await;
+        until("end of all others", async || (self.vm.status().await["connectedClients"] == 1).then_some(()))
+            .await;
     }
 }
 
@@ -149,7 +147,10 @@ async fn frames_5_2_reserved_bits_and_opcodes_have_no_meaning() {
     }
     for opcode in (0x3..=0x7).chain(0xb..=0xf) {
         cases.push(("a reserved opcode", frame(FIN | opcode, b"{}")));
-        cases.push(("a reserved opcode between fragments", [frame(TEXT, b"{"), frame(FIN | opcode, b"")].concat()));
+        cases.push((
+            "a reserved opcode between fragments",
+            [frame(TEXT, b"{"), frame(FIN | opcode, b"")].concat(),
+        ));
     }
     court.assert_ends(1002, &cases).await;
     court.rise().await;
@@ -209,7 +210,10 @@ async fn fragments_5_4_make_one_message_with_control_frames_between() {
     let cases = [
         ("nothing to continue", frame(FIN | CONTINUATION, b"{}")),
         ("nothing to continue, and more to come", frame(CONTINUATION, b"{")),
-        ("nothing to continue any longer", [frame(FIN | TEXT, PING_TEXT), frame(FIN | CONTINUATION, b"")].concat()),
+        (
+            "nothing to continue any longer",
+            [frame(FIN | TEXT, PING_TEXT), frame(FIN | CONTINUATION, b"")].concat(),
+        ),
         ("a message within a message", [frame(TEXT, b"{"), frame(FIN | TEXT, b"{}")].concat()),
         ("the beginning of another", [frame(TEXT, b"{"), frame(TEXT, b"{")].concat()),
     ];
@@ -218,7 +222,10 @@ async fn fragments_5_4_make_one_message_with_control_frames_between() {
     let cases = [
         ("fragments that are too much together", [frame(TEXT, &half), frame(FIN, &half)].concat()),
         ("the same before the last is there", [frame(TEXT, &half), frame(CONTINUATION, &half)].concat()),
-        ("as soon as the length is known", [frame(TEXT, &half), framed(FIN, [&[126][..], &u16::MAX.to_be_bytes()].concat(), b"")].concat()),
+        (
+            "as soon as the length is known",
+            [frame(TEXT, &half), framed(FIN, [&[126][..], &u16::MAX.to_be_bytes()].concat(), b"")].concat(),
+        ),
     ];
     court.assert_ends(1009, &cases).await;
     court.rise().await;
@@ -253,11 +260,16 @@ async fn close_5_5_1_is_answered_with_its_code_and_ends_everything() {
     let legal = (1000..=1003).chain(1007..=1014).chain([3000, 3999, 4000, 4999]);
     for code in legal {
         assert_eq!(court.sentence(&close(code, b"")).await, Some(code));
-        assert_eq!(court.sentence(&close(code, "ü".repeat(61).as_bytes())).await, Some(code), "with a reason");
+        assert_eq!(
+            court.sentence(&close(code, "ü".repeat(61).as_bytes())).await,
+            Some(code),
+            "with a reason"
+        );
     }
     assert_eq!(court.sentence(&frame(FIN | CLOSE, b"")).await, Some(1005), "no code for none");
     let illegal = [0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1999, 2000, 2999, 5000, 65_535];
-    let cases: Vec<_> = illegal.into_iter().map(|code| ("a code that nobody may send", close(code, b""))).collect();
+    let cases: Vec<_> =
+        illegal.into_iter().map(|code| ("a code that nobody may send", close(code, b""))).collect();
     court.assert_ends(1002, &cases).await;
     court.assert_ends(1002, &[("half a code", frame(FIN | CLOSE, &[3]))]).await;
     court.assert_ends(1007, &[("a reason that is no text", close(1000, &[0xff]))]).await;
@@ -299,7 +311,12 @@ async fn text_5_6_is_utf_8_wherever_it_is_cut() {
         let message = [frame(TEXT, b"{}"), pieces, frame(FIN, b"")].concat();
         court.assert_ends(1007, &[("a byte a fragment", message)]).await;
     }
-    court.assert_ends(1003, &[("binary", frame(FIN | 0x2, b"{}")), ("a first fragment of it", frame(0x2, b""))]).await;
+    court
+        .assert_ends(
+            1003,
+            &[("binary", frame(FIN | 0x2, b"{}")), ("a first fragment of it", frame(0x2, b""))],
+        )
+        .await;
     court.rise().await;
 }
 
@@ -375,7 +392,9 @@ async fn handshake_4_2_1_names_what_it_wants_in_any_spelling() {
         assert!(answer.starts_with("http/1.1 101 "), "{with:?}: {answer}");
         // RFC 6455, 1.3: the proof for this key; 4.2.2: nothing is agreed upon that is not known here.
         assert!(answer.contains("\r\nsec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=\r\n"), "{answer}");
-        assert!(answer.contains("\r\nupgrade: websocket\r\n") && answer.contains("\r\nconnection: upgrade\r\n"));
+        assert!(
+            answer.contains("\r\nupgrade: websocket\r\n") && answer.contains("\r\nconnection: upgrade\r\n")
+        );
         assert!(!answer.contains("extensions") && !answer.contains("protocol: "), "{answer}");
     }
     court.rise().await;
@@ -417,7 +436,10 @@ async fn handshake_4_2_2_what_is_none_is_refused() {
     for version in ["HTTP/1.0", "HTTP/0.9", "HTTP/2.0"] {
         let request = handshake(&[], &[]).replacen("HTTP/1.1", version, 1);
         let answer = answer_to(court.vm.port, &request).await;
-        assert!(answer.is_empty() || answer.contains(" 400 ") || answer.contains(" 505 "), "{version}: {answer}");
+        assert!(
+            answer.is_empty() || answer.contains(" 400 ") || answer.contains(" 505 "),
+            "{version}: {answer}"
+        );
     }
     court.rise().await;
 }
@@ -425,7 +447,8 @@ async fn handshake_4_2_2_what_is_none_is_refused() {
 #[tokio::test]
 async fn requests_that_two_readers_would_cut_differently_are_refused() {
     let court = Court::sit().await;
-    let post = |lines: &str, body: &str| format!("POST /alerts HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n{body}");
+    let post =
+        |lines: &str, body: &str| format!("POST /alerts HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n{body}");
     let hidden = "GET /hidden HTTP/1.1\r\nHost: localhost\r\n\r\n";
     for (name, request) in [
         ("two lengths", post("Content-Length: 2\r\nContent-Length: 3\r\n", "{}x")),
@@ -441,11 +464,15 @@ async fn requests_that_two_readers_would_cut_differently_are_refused() {
         ("a blank in a name", post("X A: b\r\n", "")),
     ] {
         let answer = answer_to(court.vm.port, &request).await;
-        let refused = answer.is_empty() || answer.starts_with("http/1.1 4") || answer.starts_with("http/1.1 501 ");
+        let refused =
+            answer.is_empty() || answer.starts_with("http/1.1 4") || answer.starts_with("http/1.1 501 ");
         assert!(refused && !answer.contains(" 404 "), "{name}: {answer}");
     }
     // A length beside an encoding: whichever is taken, what follows must not be heard as a request.
-    let both = post(&format!("Content-Length: {}\r\nTransfer-Encoding: chunked\r\n", 5 + hidden.len()), &format!("0\r\n\r\n{hidden}"));
+    let both = post(
+        &format!("Content-Length: {}\r\nTransfer-Encoding: chunked\r\n", 5 + hidden.len()),
+        &format!("0\r\n\r\n{hidden}"),
+    );
     let mut stream = TcpStream::connect(("127.0.0.1", court.vm.port)).await.unwrap();
     stream.write_all(both.as_bytes()).await.unwrap();
     stream.shutdown().await.unwrap();
