@@ -13,7 +13,7 @@ use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::client::{Client, Raw, open};
+use crate::support::client::{Client, Raw, open, open_from};
 use crate::support::http::{API_KEY, ask, get, knock};
 use crate::support::vm::Vm;
 use crate::support::{until, within};
@@ -162,17 +162,6 @@ async fn an_idle_connection_takes_little_memory() {
     let each = vm.pss().saturating_sub(before) / CONNECTIONS;
     println!("memory per idle connection: {each} bytes of PSS at {CONNECTIONS} connections");
     assert!(each <= 2_000, "{each} bytes");
-}
-
-/// A socket of a client at another address of this machine.
-async fn open_from(source: &str, port: u16) -> Result<WebSocketStream<TcpStream>, Error> {
-    let socket = TcpSocket::new_v4()?;
-    // Thousands of ports that wait after their close would make the search for a free one slow, and the
-    // flood with it.
-    socket.set_zero_linger()?;
-    socket.bind(SocketAddr::new(source.parse().unwrap(), 0))?;
-    let stream = socket.connect(SocketAddr::from(([127, 0, 0, 1], port))).await?;
-    Ok(client_async(format!("ws://127.0.0.1:{port}/ws"), stream).await?.0)
 }
 
 /// The 99th percentile of the time from a press of the button to its sight.

@@ -27,6 +27,7 @@ mod bus;
 mod channels;
 mod codes;
 mod connections;
+mod endurance;
 mod faults;
 mod fleet;
 mod fleet_script;

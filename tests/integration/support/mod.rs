@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod browser;
 pub mod client;
+pub mod crowd;
 pub mod devtools;
 pub mod document;
 pub mod emulator;
