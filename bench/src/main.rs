@@ -94,7 +94,7 @@ fn run(plan: &Plan, peer: Peer, sockets: usize, figures: &mut Figures) -> Result
     if plan.has(Part::Direct) && peer == Peer::AlienAlert {
         add(Measure::Direct, 0, direct::measure(&mut load, server.pid, plan.messages)?);
     }
-    if plan.has(Part::Neighbour) && sockets == plan.usual() {
+    if plan.has(Part::Neighbour) && sockets == plan.usual() && peer == Peer::AlienAlert {
         add(Measure::SlowNeighbour, 0, neighbour::measure(&mut load, server.pid, plan.rounds(sockets, 1))?);
     }
     latency.map_or(Ok(()), |latency| figures.add_latency(sockets, peer, latency))
