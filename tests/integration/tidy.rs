@@ -50,21 +50,3 @@ fn every_file_of_the_source_is_on_the_map() {
         assert!(map.contains(&format!("src/{name}")) || beside.contains(&&*name), "{name} is not told of");
     }
 }
-
-#[test]
-fn the_files_of_the_deployment_agree() {
-    let fly = read("fly.toml");
-    for expected in [
-        "PORT = \"8080\"",
-        "internal_port = 8080",
-        "port = 8080",
-        "path = \"/health\"",
-        "path = \"/metrics\"",
-    ] {
-        assert!(fly.contains(expected), "{expected} in fly.toml");
-    }
-    assert!(read("Dockerfile").contains("EXPOSE 8080"));
-    for file in [".gitignore", ".dockerignore"] {
-        assert!(read(file).contains("google-service-account.json"), "{file}");
-    }
-}
