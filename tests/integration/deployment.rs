@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
-use alien_alert::config::VARIABLES;
+use alien_alert::config::{Config, VARIABLES};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -34,11 +34,15 @@ fn variables() -> BTreeSet<String> {
     words.map(str::to_owned).collect()
 }
 
-fn assert_variables<'a>(file: &str, names: impl IntoIterator<Item = &'a String>) {
+/// The program knows these variables and takes their values.
+fn assert_settings(file: &str, settings: impl IntoIterator<Item = (String, String)>) {
     let known = variables();
-    for name in names {
+    let settings: Vec<_> = settings.into_iter().collect();
+    for (name, _) in &settings {
         assert!(known.contains(name), "{file} sets {name}, which alien-alert --help does not name");
     }
+    let alone = ("BUS".to_owned(), "memory".to_owned());
+    Config::from_vars(settings.into_iter().chain([alone])).unwrap_or_else(|error| panic!("{file}: {error}"));
 }
 
 /// A path that answers GET, by the document that is held to real answers.
@@ -111,7 +115,7 @@ fn fly_reaches_the_vm_and_lets_it_leave() {
     assert_eq!(fly.http_service.internal_port.to_string(), port);
     assert_eq!(fly.metrics.port.to_string(), port);
     assert_route("fly.toml", &fly.metrics.path);
-    assert_variables("fly.toml", fly.env.keys());
+    assert_settings("fly.toml", fly.env);
     assert!(Path::new(env!("CARGO_MANIFEST_DIR")).join(&fly.build["dockerfile"]).exists());
 
     let [check] = &fly.http_service.checks[..] else { panic!("one check") };
@@ -202,8 +206,8 @@ fn app_engine_has_the_shape_that_google_asks_for() {
     let file = "deploy/app.yaml";
     let app: AppEngine = serde_saphyr::from_str(&read(file)).unwrap();
     assert_eq!((&*app.runtime, &*app.env), ("custom", "flex"));
-    assert_variables(file, app.env_variables.keys());
     assert!(!app.env_variables.contains_key("PORT"), "App Engine sets it: 8080");
+    assert_settings(file, app.env_variables);
     assert_eq!(default_of("PORT"), "8080");
     assert!(variables().contains("GAE_INSTANCE"), "an instance's id");
     assert!(app.manual_scaling.instances >= 2, "one is restarted each week");
@@ -351,7 +355,7 @@ fn cloud_run_has_the_shape_that_google_asks_for() {
     let [container] = &template.spec.containers[..] else { panic!("one container") };
     let [port] = &container.ports[..] else { panic!("one port") };
     assert_eq!(port.container_port.to_string(), default_of("PORT"));
-    assert_variables(file, container.env.iter().map(|variable| &variable.name));
+    assert_settings(file, container.env.iter().map(|set| (set.name.clone(), set.value.clone())));
     assert_eq!(container.image, "example.org/image:1");
     let value = |name: &str| &*container.env.iter().find(|variable| variable.name == name).unwrap().value;
     assert_eq!((value("GOOGLE_CLOUD_PROJECT"), value("FLY_REGION")), ("my-project", "ams"));
