@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use alien_alert::config::{BusConfig, Config, ConfigError, VARIABLES};
 use alien_alert::signals::Signals;
-use alien_alert::{http, logs, vm};
+use alien_alert::{http, logs, privileges, vm};
 use tracing::{info, warn};
 
 // Sockets come and go by the thousand; this one gives memory back and packs small things well.
@@ -33,6 +33,9 @@ fn main() -> ExitCode {
                 &format!("{argument:?} is not understood; settings are environment variables, see --help"),
             ),
         };
+    }
+    if let Err(error) = privileges::give_up() {
+        return fail(CONFIG, &error.to_string());
     }
     match logs::start().and_then(|()| Config::from_env()) {
         Ok(config) => run(config),

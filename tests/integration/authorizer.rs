@@ -7,12 +7,8 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::support::backend::{Backend, Reply, says};
+use crate::support::backend::{Backend, Reply, certificate, says};
 use crate::support::client::Client;
 use crate::support::emulator::Emulator;
 use crate::support::http::{self, Answer, HANDSHAKE, get, get_with, knock};
@@ -284,23 +280,6 @@ async fn a_visitor_that_goes_is_asked_about_no_longer() {
     // Its time was not over, or it would have been counted.
     assert_eq!(outcomes(&vm).await, [0, 0, 0]);
     until("its place", async || (knock(&vm, "/ws", &[]).await.status == 101).then_some(())).await;
-}
-
-/// A certificate for this machine, signed by itself: its file, and a server's end of TLS with it.
-fn certificate(directory: &std::path::Path) -> (String, TlsAcceptor) {
-    let file = |name: &str| directory.join(name).to_str().unwrap().to_owned();
-    let (certificate, key) = (file("certificate.pem"), file("key.pem"));
-    let made = std::process::Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
-        .args(["-subj", "/CN=backend", "-addext", "subjectAltName=IP:127.0.0.1"])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-out", &certificate, "-keyout", &key])
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let chain = vec![CertificateDer::from_pem_file(&certificate).unwrap()];
-    let key = PrivateKeyDer::from_pem_file(&key).unwrap();
-    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
-    (certificate, TlsAcceptor::from(Arc::new(config)))
 }
 
 #[tokio::test]

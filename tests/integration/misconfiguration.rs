@@ -31,6 +31,8 @@ async fn each_bad_variable_is_named_with_what_is_accepted() {
     for (name, value, accepted) in [
         ("PORT", "eighty", "0 to 65535"),
         ("HOST", "localhost", "IP address"),
+        ("RUN_AS", "root", "65532"),
+        ("RUN_AS", "0", "not root's"),
         ("FLY_ALLOC_ID", "no/slash", "letters"),
         ("FLY_MACHINE_ID", "no space", "letters"),
         ("GAE_INSTANCE", "no/slash", "letters"),

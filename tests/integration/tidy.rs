@@ -67,21 +67,3 @@ fn every_limit_s_proof_is_there() {
         assert!(code.contains(&format!("fn {name}(")), "{name} is no test");
     }
 }
-
-#[test]
-fn the_files_of_the_deployment_agree() {
-    let fly = read("fly.toml");
-    for expected in [
-        "PORT = \"8080\"",
-        "internal_port = 8080",
-        "port = 8080",
-        "path = \"/health\"",
-        "path = \"/metrics\"",
-    ] {
-        assert!(fly.contains(expected), "{expected} in fly.toml");
-    }
-    assert!(read("Dockerfile").contains("EXPOSE 8080"));
-    for file in [".gitignore", ".dockerignore"] {
-        assert!(read(file).contains("google-service-account.json"), "{file}");
-    }
-}
