@@ -42,6 +42,7 @@ pub mod wire;
 pub mod clock;
 pub mod logs;
 pub mod metrics;
+pub mod process;
 pub mod signals;
 
 #[cfg(test)]

@@ -91,11 +91,19 @@ async fn metrics_count_what_happens() {
         "alien_alert_messages_received_total{type=\"invalid\"} 1",
         "alien_alert_events_total{type=\"alert\"} 1",
         "alien_alert_deliveries_total{type=\"alert\"} 2",
-        "alien_alert_publish_errors_total 0",
+        "alien_alert_sockets_opened_total{kind=\"new\"} 2",
+        "alien_alert_publish_errors_total{cause=\"no_answer\"} 0",
         "alien_alert_publish_duration_seconds_count 1",
+        "alien_alert_delivery_duration_seconds_count 1",
+        "alien_alert_catch_up_duration_seconds_count 2",
+        "alien_alert_history_events 1",
+        "alien_alert_ready 1",
     ] {
         assert!(metrics.text().lines().any(|other| other == line), "{line} in\n{}", metrics.text());
     }
     assert!(metrics.text().contains("alien_alert_topic_round_trip_seconds_count"));
     assert!(metrics.text().ends_with("# EOF\n"));
+    let plain = get_with(vm.port, "/metrics", &[("accept", "text/plain; version=0.0.4")]).await;
+    assert_eq!(plain.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    assert!(plain.text().contains("# TYPE alien_alert_events_total counter\n"));
 }
