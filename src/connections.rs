@@ -115,7 +115,7 @@ impl Relay {
     /// It was not, or nobody knows.
     pub async fn ask(&self, to: &ClientId, wish: Wish) -> Result<Outcome, Unreached> {
         let answered = self.ask_uncounted(to, wish).await;
-        self.metrics.asked(match &answered {
+        self.metrics.asks.inc(match &answered {
             Ok(Outcome::Written) => "written",
             Ok(Outcome::Described(_)) => "described",
             Ok(Outcome::Closed) => "closed",

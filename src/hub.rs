@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::channel::Channel;
 use crate::clock;
 use crate::frame::Frame;
+use crate::metrics::Stopwatch;
 use crate::shard::{Command, Mailbox, Outbox};
 
 pub struct Hub {
@@ -133,6 +134,19 @@ impl Hub {
         }
         let hears = |socket: &Socket| channel.is_none_or(|channel| socket.channels.contains(channel));
         counts.iter().sum::<usize>() - usize::from(except.is_some_and(hears))
+    }
+
+    /// Stops `watch` when all that was sent to these sockets so far is written, as far as the system takes
+    /// it; never, if there are none.
+    pub fn time(&self, channel: Option<&Channel>, watch: Stopwatch) {
+        let counts = channel.map_or(Some(&self.loads), |channel| self.channels.get(channel));
+        let counts = counts.into_iter().flatten();
+        let mut shards = self.shards.iter().zip(counts).filter(|(_, count)| **count > 0).map(|(shard, _)| shard);
+        let Some(first) = shards.next() else { return };
+        for shard in shards {
+            shard.send(Command::Time(watch.clone()));
+        }
+        first.send(Command::Time(watch));
     }
 
     /// Every socket's outbox, in no order.

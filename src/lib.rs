@@ -43,6 +43,7 @@ pub mod clock;
 pub mod logs;
 pub mod metrics;
 pub mod privileges;
+pub mod process;
 pub mod signals;
 
 #[cfg(test)]

@@ -63,9 +63,10 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
         backoff: Backoff::new(Duration::from_millis(500), Duration::from_secs(15)),
         relay,
     };
-    let mut how = Join::Resume;
+    let (mut how, mut cause) = (Join::Resume, "start");
     while !stop.is_cancelled() {
         let bus = path.relay.bus.clone();
+        path.relay.metrics.seeks.inc(cause);
         let mut joining = pin!(bus.join(how, path.relay.memory_begins()));
         let joined = select! {
             joined = &mut joining => joined,
@@ -82,7 +83,7 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
                         why
                     }
                     Broken::Incomplete => {
-                        how = Join::Afresh;
+                        (how, cause) = (Join::Afresh, "overdue_anew");
                         continue;
                     }
                 },
@@ -90,6 +91,7 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
             },
             Err(error) => error.to_string(),
         };
+        cause = "broken";
         path.lose(broken);
         select! {
             () = sleep(path.backoff.wait()) => {}
@@ -235,8 +237,8 @@ impl Path {
         self.relay.tend_fleet();
         self.relay.tend_receipts();
         let search = self.relay.tend_ledger()?;
-        self.relay.metrics.seeks.inc();
         if search == Search::Again {
+            self.relay.metrics.seeks.inc("overdue");
             let relay = Arc::clone(&self.relay);
             tokio::spawn(async move {
                 if let Err(error) = relay.bus.seek(relay.memory_begins()).await {
@@ -332,7 +334,7 @@ impl Path {
             match confirmed.await {
                 Ok(()) => relay.publishing.told(&given_up),
                 Err(error) => {
-                    relay.metrics.publish_errors.inc();
+                    relay.metrics.not_published(error.cause);
                     debug!(%error, "beacon not published");
                     *trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
                 }

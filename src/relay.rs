@@ -29,10 +29,10 @@ use crate::hub::{Hub, Socket};
 use crate::identity::Identity;
 use crate::ledger::{Ledger, Overdue};
 use crate::lifecycle::Lifecycle;
-use crate::metrics::Metrics;
+use crate::metrics::{Format, Metrics, Stopwatch};
 use crate::publishing::{MARKS, Publishing};
 use crate::receipts::Receipts;
-use crate::shard::{Mailbox, Outbox};
+use crate::shard::{Mailbox, Message, Outbox};
 use crate::wire::request::{self, Body, Request};
 use crate::wire::{Close, CloseCode, ErrorCode, reply};
 
@@ -107,7 +107,7 @@ impl Relay {
     pub fn new(config: Config, bus: Bus, shards: usize) -> Self {
         let shards: Arc<[_]> = (0..shards).map(|_| Mailbox::default()).collect();
         let publishing = Publishing::new(bus.clone(), config.history.age);
-        let metrics = Metrics::new(config.identity.clone());
+        let metrics = Metrics::new(&config);
         let lifecycle = Lifecycle::new(
             config.lifecycle_topic.as_deref(),
             &config.identity,
@@ -149,8 +149,10 @@ impl Relay {
         since: Option<&str>,
         channels: &[&str],
         visitor: Visitor,
-        seat: impl FnOnce(Member, Vec<Bytes>),
+        seat: impl FnOnce(Member, Message),
     ) {
+        let asked = Stopwatch::since(clock::now_micros(), &self.metrics.catch_up);
+        self.metrics.opened.inc(if since.is_some() { "returning" } else { "new" });
         // The VM's name is in the id, so that anyone can tell where the connection is.
         let client_id: Arc<str> =
             format!("{}@{}", Uuid::new_v4().simple(), self.identity().instance()).into();
@@ -185,7 +187,7 @@ impl Relay {
             greeting.push(error.into_bytes());
         }
         greeting.append(&mut errors);
-        seat(member, greeting);
+        seat(member, Message::refresh(greeting, asked));
     }
 
     /// Takes a socket into a channel, if it may be there.
@@ -254,13 +256,13 @@ impl Relay {
     pub fn handle(self: &Arc<Self>, member: &Member, text: &str) {
         match Request::parse(text) {
             Ok(Request { id, body: Body::Ping }) => {
-                self.metrics.received("ping");
+                self.metrics.received.inc("ping");
                 let cursor = self.cursor_now(&self.state());
                 // What comes between the two is told first, which only makes the cursor an older one.
                 member.outbox.push(reply::pong(id.as_deref(), cursor));
             }
             Ok(Request { id, body: Body::Publish { kind, channel, data } }) => {
-                self.metrics.received(kind.label());
+                self.metrics.received.inc(kind.label());
                 if let Some(channel) = channel.as_ref().filter(|channel| !member.may_join(channel)) {
                     let why = format!("channel: {channel} is not yours to speak in");
                     return refuse(member, ErrorCode::Forbidden, &why, id.as_deref());
@@ -269,28 +271,29 @@ impl Relay {
                 self.publish_for(event, id, member.outbox.clone());
             }
             Ok(Request { id, body: Body::Subscribe { channel, since } }) => {
-                self.metrics.received("subscribe");
+                self.metrics.received.inc("subscribe");
                 self.subscribe(member, channel, since.as_deref(), id.as_deref());
             }
             Ok(Request { id, body: Body::Unsubscribe { channel } }) => {
-                self.metrics.received("unsubscribe");
+                self.metrics.received.inc("unsubscribe");
                 if !self.state().hub.unsubscribe(&member.client_id, &channel) {
                     let why = format!("channel: you are not in {channel}");
                     refuse(member, ErrorCode::NotFound, &why, id.as_deref());
                 }
             }
             Ok(Request { id, body: Body::Direct { target, data } }) => {
-                self.metrics.received("direct");
+                self.metrics.received.inc("direct");
                 self.direct(member, &target, data, id);
             }
             Err(invalid) => {
-                self.metrics.received("invalid");
+                self.metrics.received.inc("invalid");
                 refuse(member, invalid.code, &invalid.message, invalid.id.as_deref());
             }
         }
     }
 
     fn subscribe(&self, member: &Member, channel: Channel, since: Option<&str>, id: Option<&str>) {
+        let asked = Stopwatch::since(clock::now_micros(), &self.metrics.catch_up);
         let since = since.map(|since| Cursor::parse(since, self.bus.tag()));
         let mut state = self.state();
         match self.enter(&mut state, member, Ok(channel)) {
@@ -298,7 +301,7 @@ impl Relay {
                 let cursor = self.cursor_now(&state);
                 let refreshed = self.refresh(&mut state, Some(&channel), since, cursor);
                 // Under the lock: what comes on the channel from here on comes after this.
-                member.outbox.push_refresh(refreshed);
+                member.outbox.push(Message::refresh(refreshed, asked));
             }
             Err((code, why)) => refuse(member, code, &why, id),
         }
@@ -350,7 +353,7 @@ impl Relay {
         let begun = Instant::now();
         let relay = Arc::clone(self);
         self.publishing.publish(event, move |confirmed: Result<(), BusError>| {
-            relay.metrics.published(begun.elapsed(), confirmed.is_ok());
+            relay.metrics.published(begun.elapsed(), confirmed.as_ref().err().map(|error| error.cause));
             done(confirmed.map_err(|error| {
                 debug!(event_id, %error, "event not published");
                 NOT_TAKEN
@@ -436,6 +439,8 @@ impl Relay {
         state.history.push(event.channel.as_ref(), at, frame.payload());
         let except = (event.kind == Kind::Broadcast).then_some(event.sender_id.as_str());
         let sockets = state.hub.send(event.channel.as_ref(), &frame, except);
+        let taken = Stopwatch::since(event.timestamp.saturating_mul(1000), &self.metrics.delivery);
+        state.hub.time(event.channel.as_ref(), taken);
         self.metrics.delivered(event.kind.label(), sockets);
         if event.wants_receipt {
             let State { receipts, fleet, .. } = &mut *state;
@@ -444,6 +449,7 @@ impl Relay {
     }
 
     fn note(&self, beacon: &Beacon, at: i64) {
+        self.metrics.beacons.inc();
         let mut state = self.state();
         state.latest = state.latest.max(Some(at));
         let Beacon { origin, sequence, settled_until, given_up, .. } = beacon;
@@ -604,6 +610,22 @@ impl Relay {
         read(&self.state().fleet)
     }
 
+    /// All figures as of now, for Prometheus.
+    pub fn figures(&self, format: Format) -> String {
+        let metrics = &self.metrics;
+        metrics.ready.set((self.health.phase() == Phase::Ready).into());
+        let waiting = self.publishing.waiting();
+        metrics.waiting_events.set(waiting.events as i64);
+        metrics.waiting_bytes.set(waiting.bytes as i64);
+        metrics.waiting_age.set(waiting.age.as_secs_f64());
+        {
+            let state = self.state();
+            metrics.history_events.set(state.history.len() as i64);
+            metrics.history_bytes.set(state.history.bytes() as i64);
+        }
+        metrics.text(format)
+    }
+
     pub fn history_len(&self) -> usize {
         self.state().history.len()
     }
@@ -711,7 +733,7 @@ mod tests {
         relay
             .join(Some(since), &[], Visitor::default(), |member, greeting| seated = Some((member, greeting)));
         let (member, greeting) = seated.unwrap();
-        (member, String::from_utf8_lossy(&greeting.concat()).into_owned())
+        (member, String::from_utf8_lossy(&greeting.parts.concat()).into_owned())
     }
 
     /// What all sockets were told since this was last asked.

@@ -53,7 +53,7 @@ pub fn route(relay: Arc<Relay>) -> BoxedFilter<(Response,)> {
                     Ok(()) => pending().await,
                     Err(refused) => {
                         let (reason, response) = *refused;
-                        relay.metrics.rejected(reason);
+                        relay.metrics.rejected.inc(reason);
                         response
                     }
                 }

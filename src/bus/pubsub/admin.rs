@@ -86,7 +86,7 @@ impl PubSub {
             };
         }
         if found.topic != inner.topic {
-            return Err(BusError(format!(
+            return Err(BusError::new(format!(
                 "the subscription {} belongs to {}, not to {}: delete it, or give this VM another id",
                 inner.subscription, found.topic, inner.topic
             )));
@@ -206,7 +206,7 @@ impl Failure {
     }
 
     fn of(self, what: &str) -> BusError {
-        BusError(match self {
+        BusError::new(match self {
             Self::Google(error) => format!("{what}: {error}"),
             Self::NoAnswer => format!("{what}: no answer in {} s", PATIENCE.as_secs()),
         })

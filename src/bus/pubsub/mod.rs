@@ -15,8 +15,10 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use google_cloud_auth::credentials::Credentials as GoogleCredentials;
+use google_cloud_gax::error::rpc::Code;
 use google_cloud_gax::retry_policy::{NeverRetry, RetryPolicyExt as _};
 use google_cloud_pubsub::client::{Publisher, Subscriber, SubscriptionAdmin, TopicAdmin};
+use google_cloud_pubsub::error::PublishError;
 use google_cloud_pubsub::model;
 use google_cloud_pubsub::publisher::PublishFuture;
 use google_cloud_pubsub::subscriber::MessageStream;
@@ -27,7 +29,7 @@ use tracing::info;
 pub use self::credentials::Credentials;
 pub use self::names::{check_characters, check_project, check_resource_name};
 pub use self::outlet::Outlet;
-use super::{BusError, Delivery, Join, Message};
+use super::{BusError, Cause, Delivery, Join, Message};
 use crate::config::ConfigError;
 use crate::identity::Identity;
 
@@ -148,7 +150,7 @@ impl PubSub {
             subscriber = subscriber.with_endpoint(endpoint);
         }
         let subscriber =
-            subscriber.build().await.map_err(|error| BusError(format!("making the subscriber: {error}")))?;
+            subscriber.build().await.map_err(|error| BusError::new(format!("making the subscriber: {error}")))?;
         let stream = subscriber
             .subscribe(&self.0.subscription)
             // Handled at once, so the shortest lease will do, and what went to the stream of a
@@ -164,7 +166,7 @@ impl PubSub {
         let inner = &self.0;
         let (topic, endpoint) = (inner.topic.clone(), inner.endpoint.clone());
         let fresh = publisher(topic, endpoint, inner.credentials.clone(), Duration::ZERO);
-        let fresh = fresh.await.map_err(|error| BusError(format!("connecting anew: {error}")))?;
+        let fresh = fresh.await.map_err(|error| BusError::new(format!("connecting anew: {error}")))?;
         *inner.publisher.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
     }
@@ -189,7 +191,23 @@ impl PubSub {
 }
 
 async fn confirmation(published: PublishFuture) -> Result<(), BusError> {
-    published.await.map(drop).map_err(|error| BusError(format!("publishing: {error}")))
+    published.await.map(drop).map_err(|error| {
+        let cause = cause(&error);
+        BusError::new(format!("publishing: {error}")).because(cause)
+    })
+}
+
+fn cause(error: &PublishError) -> Cause {
+    let PublishError::Rpc(error) = error else { return Cause::Other };
+    match error.status().map(|status| status.code) {
+        Some(Code::PermissionDenied | Code::Unauthenticated) => Cause::Denied,
+        Some(Code::NotFound) => Cause::Missing,
+        Some(Code::ResourceExhausted) => Cause::Quota,
+        Some(Code::DeadlineExceeded) => Cause::NoAnswer,
+        _ if error.is_authentication() => Cause::Denied,
+        _ if error.is_timeout() => Cause::NoAnswer,
+        _ => Cause::Other,
+    }
 }
 
 /// One that sends what comes within `together` at once.
@@ -230,8 +248,8 @@ impl Inbox {
                     receipt: super::Receipt::PubSub(Receipt(handler)),
                 })
             }
-            Some(Err(error)) => Err(BusError(format!("the stream of messages ended: {error}"))),
-            None => Err(BusError("the stream of messages ended".into())),
+            Some(Err(error)) => Err(BusError::new(format!("the stream of messages ended: {error}"))),
+            None => Err(BusError::new("the stream of messages ended")),
         }
     }
 }
