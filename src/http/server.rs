@@ -44,6 +44,8 @@ pub const MAX_CONNECTIONS: usize = 4_096;
 /// the other end of the world; those who say nothing make others wait no longer.
 const TIME_OF_THE_OLDEST: Duration = Duration::from_secs(1);
 
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+
 /// Where a request came from, by TCP.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
@@ -115,6 +117,7 @@ async fn accept_all<R: Reply + 'static>(
     stop: &CancellationToken,
 ) {
     let mut http = http1::Builder::new();
+    let mut complained: Option<Instant> = None;
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).max_buf_size(HEADER_BYTES);
     loop {
         let accepted = select! {
@@ -125,7 +128,10 @@ async fn accept_all<R: Reply + 'static>(
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, mostly: the ones that end make room.
-                warn!(%error, "can't accept connections; trying again");
+                if complained.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
+                    warn!(%error, "can't accept connections; trying again, and telling of it once a minute");
+                    complained = Some(Instant::now());
+                }
                 sleep(Duration::from_millis(100)).await;
                 continue;
             }

@@ -43,6 +43,7 @@ mod model;
 mod properties;
 mod protocol;
 mod receipts;
+mod resources;
 mod restart;
 mod start;
 mod tidy;
