@@ -140,13 +140,14 @@ impl Hub {
     /// it; never, if there are none.
     pub fn time(&self, channel: Option<&Channel>, watch: Stopwatch) {
         let counts = channel.map_or(Some(&self.loads), |channel| self.channels.get(channel));
-        let counts = counts.into_iter().flatten();
-        let mut shards = self.shards.iter().zip(counts).filter(|(_, count)| **count > 0).map(|(shard, _)| shard);
-        let Some(first) = shards.next() else { return };
-        for shard in shards {
-            shard.send(Command::Time(watch.clone()));
+        let counts = counts.into_iter().flat_map(|counts| counts.iter());
+        let mut shards = self.shards.iter().zip(counts).filter_map(|(shard, count)| (*count > 0).then_some(shard));
+        let Some(one) = shards.next() else { return };
+        for other in shards {
+            other.send(Command::Time(watch.clone()));
         }
-        first.send(Command::Time(watch));
+        // None is kept here: the last one to be stopped is to be one of theirs.
+        one.send(Command::Time(watch));
     }
 
     /// Every socket's outbox, in no order.

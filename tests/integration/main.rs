@@ -36,6 +36,7 @@ mod lifecycle;
 mod limits;
 mod misconfiguration;
 mod model;
+mod monitoring;
 mod receipts;
 mod restart;
 mod start;
