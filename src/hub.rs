@@ -158,6 +158,8 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
+    use prometheus_client::metrics::histogram::Histogram;
+
     use super::*;
 
     /// What a shard of two has been told, by the frames' last byte and the excepted one.
@@ -188,6 +190,20 @@ mod tests {
         assert_eq!(hub.send(None, &Frame::text(b"3"), Some("elsewhere")), 3);
         assert_eq!(told(&first), [(b'1', false), (b'2', false), (b'3', false)]);
         assert_eq!(told(&second), [(b'1', false), (b'2', true), (b'3', false)]);
+    }
+
+    #[test]
+    fn a_watch_goes_to_each_shard_with_somebody_who_hears() {
+        let (mut hub, shards) = hub();
+        let [channel, empty] = ["c", "d"].map(|name| Channel::new(name).unwrap());
+        hub.subscribe("b", &channel, 1);
+        for (channel, expected) in [(None, [1, 1]), (Some(&channel), [0, 1]), (Some(&empty), [0, 0])] {
+            hub.time(channel, Stopwatch::since(0, &Histogram::new([1.0])));
+            let watches = |shard: &Mailbox| {
+                shard.waiting().iter().filter(|command| matches!(command, Command::Time(_))).count()
+            };
+            assert_eq!(shards.each_ref().map(watches), expected, "{channel:?}");
+        }
     }
 
     #[test]
