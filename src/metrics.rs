@@ -125,7 +125,7 @@ pub enum Format {
 impl Metrics {
     pub fn new(config: &Config) -> Self {
         let mut registry = Registry::default();
-        registry.sub_registry_with_prefix("process").register_collector(Box::new(process::Collector::new()));
+        registry.sub_registry_with_prefix("process").register_collector(Box::new(process::Collector::default()));
         let mut book = Book(registry.sub_registry_with_prefix("alien_alert"));
         let build = [
             ("version", env!("CARGO_PKG_VERSION").to_owned()),

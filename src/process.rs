@@ -40,9 +40,9 @@ pub struct Collector {
     started: f64,
 }
 
-impl Collector {
-    /// Made when the process starts.
-    pub fn new() -> Self {
+/// Made when the process starts.
+impl Default for Collector {
+    fn default() -> Self {
         Self { started: clock::now_micros() as f64 / 1e6 }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 use warp::Filter;
 use warp::filters::BoxedFilter;
-use warp::http::{StatusCode, header};
+use warp::http::{HeaderMap, StatusCode, header};
 use warp::reply::{Reply as _, Response};
 
 use crate::health::Phase;
@@ -26,9 +26,10 @@ pub fn routes(relay: Arc<Relay>) -> BoxedFilter<(Response,)> {
         .and(get)
         .and(relay.clone())
         .map(move |relay: Arc<Relay>| status_reply(&relay, started));
-    let metrics = warp::path!("metrics").and(get).and(relay).and(warp::header::optional("accept"));
-    let metrics = metrics.map(|relay: Arc<Relay>, accept: Option<String>| {
-        let format = Format::accepted(accept.as_deref());
+    let metrics = warp::path!("metrics").and(get).and(relay).and(warp::header::headers_cloned());
+    let metrics = metrics.map(|relay: Arc<Relay>, headers: HeaderMap| {
+        let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+        let format = Format::accepted(accept);
         let text = relay.figures(format);
         warp::reply::with_header(text, header::CONTENT_TYPE, format.content_type()).into_response()
     });

@@ -40,6 +40,7 @@ mod lifecycle;
 mod limits;
 mod misconfiguration;
 mod model;
+mod monitoring;
 mod properties;
 mod protocol;
 mod receipts;

@@ -10,6 +10,7 @@ pub mod emulator;
 pub mod gate;
 pub mod http;
 pub mod listener;
+pub mod prometheus;
 pub mod proxy;
 pub mod token;
 pub mod vm;
