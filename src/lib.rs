@@ -43,6 +43,7 @@ pub mod clock;
 pub mod logs;
 pub mod metrics;
 pub mod signals;
+pub mod traces;
 
 #[cfg(test)]
 mod model;

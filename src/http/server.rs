@@ -23,6 +23,8 @@ use warp::filters::BoxedFilter;
 use warp::http::{Request, Version};
 use warp::reply::Reply;
 
+use crate::logs::{Address, Seldom};
+
 /// A half-sent request is dropped after this.
 const HEADER_TIME: Duration = Duration::from_secs(10);
 
@@ -63,14 +65,16 @@ pub async fn serve<R: Reply + 'static>(
     stop: CancellationToken,
 ) {
     let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let complaints = Seldom::default();
     let accepting = listeners.into_iter();
-    join_all(accepting.map(|listener| accept_all(listener, &connections, &routes, &stop))).await;
+    join_all(accepting.map(|listener| accept_all(listener, &connections, &routes, &complaints, &stop))).await;
 }
 
 async fn accept_all<R: Reply + 'static>(
     listener: TcpListener,
     connections: &Arc<Semaphore>,
     routes: &BoxedFilter<(R,)>,
+    complaints: &Seldom,
     stop: &CancellationToken,
 ) {
     let mut http = http1::Builder::new();
@@ -84,7 +88,9 @@ async fn accept_all<R: Reply + 'static>(
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, mostly: the ones that end make room.
-                warn!(%error, "can't accept connections; trying again");
+                if let Some(kept_back) = complaints.pass() {
+                    warn!(%error, kept_back, "can't accept connections; trying again");
+                }
                 sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -115,7 +121,7 @@ async fn accept_all<R: Reply + 'static>(
                 }
             };
             if let Err(error) = ended {
-                debug!(%peer, %error, "connection ended");
+                debug!(address = %Address(peer.ip()), %error, "connection ended");
             }
         });
     }

@@ -34,10 +34,13 @@ mod http;
 mod isolation;
 mod lifecycle;
 mod limits;
+mod logs;
 mod misconfiguration;
 mod model;
 mod receipts;
 mod restart;
 mod start;
 mod tidy;
+#[cfg(feature = "otlp")]
+mod traces;
 mod wire;

@@ -106,8 +106,12 @@ impl Emulator {
 
     /// Puts raw base64 data on the topic, past any VM.
     pub async fn publish(&self, base64: &str) {
+        self.publish_with(base64, json!({})).await;
+    }
+
+    pub async fn publish_with(&self, base64: &str, attributes: Value) {
         let path = format!("/v1/projects/{PROJECT}/topics/ALIEN_NOTIFICATIONS:publish");
-        let body = json!({"messages": [{"data": base64}]});
+        let body = json!({"messages": [{"data": base64, "attributes": attributes}]});
         let answer = http::request(self.port, "POST", &path, &[], &body.to_string()).await.unwrap();
         assert_eq!(answer.status, 200);
     }
