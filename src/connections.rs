@@ -175,9 +175,10 @@ impl Relay {
         let wish = Wish::Write(letter);
         let ask = Ask { id: Uuid::new_v4().to_string(), from: None, client_id: to.0.clone(), wish };
         let message = to_instance(to.instance(), Told::Ask(ask));
+        let client_id = Arc::clone(&from.client_id);
         self.publishing.send(message, move |confirmed| {
             let confirmed = confirmed.map_err(|error| {
-                debug!(event_id, %error, "message to a connection not published");
+                debug!(eventId = event_id, clientId = &*client_id, %error, "message to a connection not published");
                 NOT_TAKEN
             });
             report(&sender, id.as_deref(), &event_id, confirmed);
@@ -215,7 +216,7 @@ pub fn letter(id: Option<String>, sender_id: Option<&str>, data: Box<RawValue>) 
 
 /// A message for one VM alone.
 pub fn to_instance(instance: &str, told: Told) -> Message {
-    Message { data: told.encode(), to: Some(instance.into()) }
+    Message { data: told.encode(), to: Some(instance.into()), ..Message::default() }
 }
 
 /// The answering side.

@@ -45,6 +45,7 @@ pub mod metrics;
 pub mod privileges;
 pub mod process;
 pub mod signals;
+pub mod traces;
 
 #[cfg(test)]
 mod model;

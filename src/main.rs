@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use alien_alert::config::{BusConfig, Config, ConfigError, VARIABLES};
 use alien_alert::signals::Signals;
-use alien_alert::{http, logs, privileges, vm};
+use alien_alert::{http, logs, privileges, traces, vm};
 use tracing::{info, warn};
 
 // Sockets come and go by the thousand; this one gives memory back and packs small things well.
@@ -37,7 +37,7 @@ fn main() -> ExitCode {
     if let Err(error) = privileges::give_up() {
         return fail(CONFIG, &error.to_string());
     }
-    match logs::start().and_then(|()| Config::from_env()) {
+    match Config::from_env().and_then(|config| logs::start(&config.identity).map(|()| config)) {
         Ok(config) => run(config),
         Err(error) => fail(CONFIG, &error.to_string()),
     }
@@ -68,18 +68,12 @@ fn room_for(sockets: usize) -> usize {
 async fn live(config: Config, wanted: usize) -> Result<ExitCode, ExitCode> {
     let signals =
         Signals::catch().map_err(|error| fail(UNAVAILABLE, &format!("signals can't be caught: {error}")))?;
+    traces::start(&config.identity).map_err(|error| fail(CONFIG, &error.to_string()))?;
     let address = SocketAddr::new(config.host, config.port);
     let listeners = http::listen(address).map_err(|error| fail(UNAVAILABLE, &unbound(&config, &error)))?;
     let address = listeners[0].local_addr().unwrap_or(address);
     let bus = vm::bus(&config).await.map_err(|error: ConfigError| fail(CONFIG, &error.to_string()))?;
-    info!(
-        version = env!("CARGO_PKG_VERSION"),
-        instance = %config.identity.instance(),
-        region = %config.identity.region(),
-        bus = bus.kind(),
-        topic = topic(&config),
-        "listening on http://{address}",
-    );
+    info!(bus = bus.kind(), topic = topic(&config), "listening on http://{address}");
     let room = config.limits.connections;
     if room < wanted {
         warn!(room, wanted, "the system allows too few open files for MAX_CONNECTIONS; see ulimit -n");

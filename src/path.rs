@@ -327,7 +327,7 @@ impl Path {
             None => Awaited { beat: self.beats, sent: now, repeat: now + REPEAT, next: 2 * REPEAT },
             Some(awaited) => Awaited { repeat: now + awaited.next, next: 2 * awaited.next, ..awaited },
         });
-        let confirmed = self.relay.bus.publish(Message { data: Told::Beacon(beacon).encode(), to: None });
+        let confirmed = self.relay.bus.publish(message(beacon));
         let relay = Arc::clone(&self.relay);
         let trouble = Arc::clone(&self.trouble);
         tokio::spawn(async move {
@@ -421,11 +421,15 @@ fn beacon(relay: &Relay) -> Beacon {
     }
 }
 
+fn message(beacon: Beacon) -> Message {
+    Message { data: Told::Beacon(beacon).encode(), ..Message::default() }
+}
+
 /// Tells the others that this VM goes. They find out by themselves if this is lost.
 pub fn farewell(relay: &Relay) -> impl Future<Output = ()> + Send + use<> {
     let given_up = relay.publishing.given_up();
     let beacon = Beacon { leaving: true, given_up, ..beacon(relay) };
-    let confirmed = relay.bus.publish(Message { data: Told::Beacon(beacon).encode(), to: None });
+    let confirmed = relay.bus.publish(message(beacon));
     async move {
         let _ = confirmed.await;
     }

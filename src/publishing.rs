@@ -21,6 +21,7 @@ use crate::bus::{Bus, BusError, Cause, Message};
 use crate::clock::{self, Backoff, micros};
 use crate::event::{Event, Sequence, Told};
 use crate::ledger::MAX_RANGES;
+use crate::traces::Parent;
 
 /// How long an event is tried. Longer than a hiccup, shorter than the patience of the person who
 /// pressed the button.
@@ -79,16 +80,21 @@ impl Publishing {
         }))
     }
 
-    /// Puts `event` on the bus, with the next number of this process. `done` hears whether the bus
-    /// has it for certain.
-    pub fn publish(&self, mut event: Event, done: impl FnOnce(Result<(), BusError>) + Send + 'static) {
+    /// Puts `event` on the bus, with the next number of this process, as a part of `trace`. `done` hears
+    /// whether the bus has it for certain.
+    pub fn publish(
+        &self,
+        mut event: Event,
+        trace: Parent,
+        done: impl FnOnce(Result<(), BusError>) + Send + 'static,
+    ) {
         let room = match self.room(event.data.get().len()) {
             Ok(room) => room,
             Err(full) => return done(Err(full)),
         };
         event.sequence = self.numbers().next();
         let number = event.sequence.number;
-        let message = Message { data: Told::Event(event).encode(), to: None };
+        let message = Message { data: Told::Event(event).encode(), to: None, trace };
         // Under way when this returns, so that what one socket sends leaves in its order.
         let first = self.0.bus.publish(message.clone());
         let publishing = self.clone();
@@ -337,7 +343,8 @@ mod tests {
         let (tell, mut told) = mpsc::unbounded_channel();
         let publish = |bytes| {
             let tell = tell.clone();
-            publishing.publish(event(bytes), move |confirmed| tell.send(confirmed.is_ok()).unwrap());
+            let done = move |confirmed: Result<(), BusError>| tell.send(confirmed.is_ok()).unwrap();
+            publishing.publish(event(bytes), Parent::default(), done);
         };
         let mut numbers = 0;
         for broken in [Link::Cut, Link::Hung] {

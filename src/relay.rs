@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep};
-use tracing::{debug, warn};
+use tracing::{Level, debug, enabled, warn};
 use uuid::Uuid;
 
 use crate::auth::{Backend, Visitor};
@@ -33,6 +33,7 @@ use crate::metrics::{Format, Metrics, Stopwatch};
 use crate::publishing::{MARKS, Publishing};
 use crate::receipts::Receipts;
 use crate::shard::{Mailbox, Message, Outbox};
+use crate::traces::{Hearing, Taking};
 use crate::wire::request::{self, Body, Request};
 use crate::wire::{Close, CloseCode, ErrorCode, reply};
 
@@ -349,15 +350,22 @@ impl Relay {
         if self.health.phase() == Phase::Leaving {
             return done(Err("this VM is leaving; connect again and send it again with the same id"));
         }
-        let event_id = event.id.clone();
+        let mut taking = Taking::begin(&event);
+        // Kept only where it will be said.
+        let names = enabled!(Level::DEBUG).then(|| (event.id.clone(), event.sender_id.clone()));
         let begun = Instant::now();
         let relay = Arc::clone(self);
-        self.publishing.publish(event, move |confirmed: Result<(), BusError>| {
+        self.publishing.publish(event, taking.parent(), move |confirmed: Result<(), BusError>| {
             relay.metrics.published(begun.elapsed(), confirmed.as_ref().err().map(|error| error.cause));
-            done(confirmed.map_err(|error| {
-                debug!(event_id, %error, "event not published");
-                NOT_TAKEN
-            }));
+            taking.confirmed(confirmed.is_ok());
+            match (&confirmed, names) {
+                (Ok(()), Some((id, sender))) => debug!(eventId = id, clientId = sender, "published"),
+                (Err(error), Some((id, sender))) => {
+                    debug!(eventId = id, clientId = sender, %error, "not published");
+                }
+                (_, None) => {}
+            }
+            done(confirmed.map_err(|_| NOT_TAKEN));
         });
     }
 
@@ -371,6 +379,7 @@ impl Relay {
     /// Passes on what the bus brought; returns it when it is a beacon.
     pub fn receive(&self, delivery: Delivery) -> Option<Beacon> {
         let at = delivery.published_at;
+        let hearing = Hearing::begin(&delivery.message.trace);
         // The topic filters too, where it can.
         let for_another = delivery.message.to.as_ref().is_some_and(|to| **to != **self.identity().instance());
         let mut heard = None;
@@ -379,7 +388,7 @@ impl Relay {
             Ok(Told::Event(event)) if !self.is_sound(&event) => {
                 self.pass_over("an event that no VM of ours lets in", &delivery);
             }
-            Ok(Told::Event(event)) => self.deliver(&event, at),
+            Ok(Told::Event(event)) => self.deliver(&event, at, hearing),
             Ok(Told::Beacon(beacon)) => {
                 self.note(&beacon, at);
                 heard = Some(beacon);
@@ -420,7 +429,7 @@ impl Relay {
         }
     }
 
-    fn deliver(&self, event: &Event, at: i64) {
+    fn deliver(&self, event: &Event, at: i64, hearing: Hearing) {
         let received = clock::now_millis();
         let mut state = self.state();
         state.latest = state.latest.max(Some(at));
@@ -446,6 +455,9 @@ impl Relay {
             let State { receipts, fleet, .. } = &mut *state;
             receipts.heard(event, at, sockets, fleet);
         }
+        drop(state);
+        hearing.end(event, at, sockets);
+        debug!(eventId = event.id, origin = event.origin.instance, sockets, "heard");
     }
 
     fn note(&self, beacon: &Beacon, at: i64) {
@@ -714,7 +726,7 @@ mod tests {
             "origin":{{"instance":"other","region":"ams"}},
             "sequence":{{"started":1,"number":{number},"first":1,"firstAt":1}}}}}}"#
         );
-        Message { data: event.into(), to: None }
+        Message { data: event.into(), ..Message::default() }
     }
 
     /// A relay, and its inbox on a topic of its own.

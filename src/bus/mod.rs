@@ -22,6 +22,7 @@ use bytes::Bytes;
 use futures_util::future::Either;
 
 pub use self::pubsub::Outlet;
+use crate::traces::Parent;
 
 /// A VM's access to the topic. Cheap to clone.
 #[derive(Clone)]
@@ -38,6 +39,7 @@ pub struct Message {
     pub data: Bytes,
     /// The one VM that this is for; others need not be burdened with it. None: for all.
     pub to: Option<String>,
+    pub trace: Parent,
 }
 
 /// How to come (back) to the topic.

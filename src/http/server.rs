@@ -26,6 +26,8 @@ use warp::filters::BoxedFilter;
 use warp::http::{Request, Version};
 use warp::reply::Reply;
 
+use crate::logs::{Address, Seldom};
+
 /// A half-sent request is dropped after this.
 const HEADER_TIME: Duration = Duration::from_secs(10);
 
@@ -43,8 +45,6 @@ pub const MAX_CONNECTIONS: usize = 4_096;
 /// Where there are as many, the oldest is ended after this. Honest crowds have asked by then, even from
 /// the other end of the world; those who say nothing make others wait no longer.
 const TIME_OF_THE_OLDEST: Duration = Duration::from_secs(1);
-
-const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
 /// Where a request came from, by TCP.
 #[derive(Clone, Copy, Debug)]
@@ -72,8 +72,9 @@ pub async fn serve<R: Reply + 'static>(
     stop: CancellationToken,
 ) {
     let most = MAX_CONNECTIONS / listeners.len().max(1);
+    let complaints = Seldom::default();
     let accepting = listeners.into_iter();
-    join_all(accepting.map(|listener| accept_all(listener, Crowd::new(most), &routes, &stop))).await;
+    join_all(accepting.map(|listener| accept_all(listener, Crowd::new(most), &routes, &complaints, &stop))).await;
 }
 
 /// Connections that are no sockets (yet), the oldest first.
@@ -114,10 +115,10 @@ async fn accept_all<R: Reply + 'static>(
     listener: TcpListener,
     mut crowd: Crowd,
     routes: &BoxedFilter<(R,)>,
+    complaints: &Seldom,
     stop: &CancellationToken,
 ) {
     let mut http = http1::Builder::new();
-    let mut complained: Option<Instant> = None;
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).max_buf_size(HEADER_BYTES);
     loop {
         let accepted = select! {
@@ -128,9 +129,8 @@ async fn accept_all<R: Reply + 'static>(
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, mostly: the ones that end make room.
-                if complained.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
-                    warn!(%error, "can't accept connections; trying again, and telling of it once a minute");
-                    complained = Some(Instant::now());
+                if let Some(kept_back) = complaints.pass() {
+                    warn!(%error, kept_back, "can't accept connections; trying again");
                 }
                 sleep(Duration::from_millis(100)).await;
                 continue;
@@ -161,7 +161,7 @@ async fn accept_all<R: Reply + 'static>(
                 }
             };
             if let Err(error) = ended {
-                debug!(%peer, %error, "connection ended");
+                debug!(address = %Address(peer.ip()), %error, "connection ended");
             }
         });
         crowd.admit(task.abort_handle());

@@ -26,6 +26,7 @@ use crate::admission::{Admission, Place, Refusal};
 use crate::auth::Visitor;
 use crate::authorizer::{Denied, Question};
 use crate::health::Phase;
+use crate::logs::Address;
 use crate::relay::{RETRY_AFTER, Relay};
 use crate::shard::{Arrival, Command};
 use crate::wire::{Close, CloseCode, ErrorCode};
@@ -54,6 +55,11 @@ pub fn route(relay: Arc<Relay>) -> BoxedFilter<(Response,)> {
                     Err(refused) => {
                         let (reason, response) = *refused;
                         relay.metrics.rejected.inc(reason);
+                        debug!(
+                            reason,
+                            address = %Address(visitor_address(&relay, peer, &headers)),
+                            "socket refused"
+                        );
                         response
                     }
                 }
@@ -87,8 +93,8 @@ async fn accept(
         return Err(refuse("origin", StatusCode::FORBIDDEN, why));
     }
     takes_sockets(relay.health.phase())?;
-    let ip = address::client(peer, headers, relay.identity().on_fly(), &relay.config.trusted_proxies);
-    let place = admission.admit(address::group(ip)).map_err(|refusal| match refusal {
+    let ip = visitor_address(relay, peer, headers);
+    let place = admission.admit(ip).map_err(|refusal| match refusal {
         Refusal::Full => later("full", StatusCode::SERVICE_UNAVAILABLE, "this VM is full", 5),
         Refusal::TooMany => later(
             "address_connections",
@@ -120,10 +126,14 @@ async fn accept(
     let relay = Arc::clone(relay);
     takeover.by(move |stream, early| {
         // Copied: hyper's buffer of 8 KiB, nearly always empty, would stay for long.
-        let newcomer = Newcomer { stream, answer, early: early.to_vec(), place, ip };
+        let newcomer = Newcomer { stream, answer, early: early.to_vec(), place };
         join(&relay, query, named, visitor, newcomer);
     });
     Ok(())
+}
+
+fn visitor_address(relay: &Relay, peer: Peer, headers: &HeaderMap) -> IpAddr {
+    address::client(peer, headers, relay.identity().on_fly(), &relay.config.trusted_proxies)
 }
 
 /// The head that ends HTTP on a connection (RFC 6455, 4.2.2).
@@ -200,7 +210,6 @@ struct Newcomer {
     answer: Bytes,
     early: Vec<u8>,
     place: Place,
-    ip: IpAddr,
 }
 
 /// Brings a socket to its shard. Takes the query, token and all: nothing of it is kept for as long as the
@@ -212,8 +221,9 @@ fn join(relay: &Arc<Relay>, query: Query, named: Vec<String>, visitor: Visitor, 
     let named = own.iter().chain(&named).map(String::as_str);
     let channels: Vec<_> = named.chain(asked).collect();
     relay.join(query.get("since").map(String::as_str), &channels, visitor, |member, greeting| {
-        debug!(client_id = %member.client_id, "socket opened");
-        let Newcomer { stream, answer, early, place, ip } = newcomer;
+        let Newcomer { stream, answer, early, place } = newcomer;
+        let ip = place.address;
+        debug!(clientId = &*member.client_id, address = %Address(ip), "socket opened");
         let presence = relay.lifecycle.opened(&member.client_id, member.visitor.user.as_ref(), ip);
         let outbox = member.outbox.clone();
         let arrival = Arrival { stream, answer, early, greeting, member, presence, place };

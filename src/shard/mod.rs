@@ -44,6 +44,7 @@ use crate::clock;
 use crate::frame::Frame;
 use crate::frame::reader::{Message as Said, Violation};
 use crate::lifecycle::Presence;
+use crate::logs::Address;
 use crate::metrics::Stopwatch;
 use crate::relay::{Member, Relay};
 use crate::wire::{Close, CloseCode, ErrorCode, reply, request};
@@ -543,7 +544,7 @@ impl Home {
     /// It is no member any longer, for this reason.
     fn depart(&mut self, reason: &'static str) {
         let Some(member) = self.member.take() else { return };
-        debug!(client_id = %member.client_id, reason, "socket ended");
+        debug!(clientId = &*member.client_id, reason, address = %Address(self.place.address), "socket ended");
         member.relay.metrics.closed.inc(reason);
         if let Some(presence) = self.presence.take() {
             presence.ended(reason);

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-use crate::support::backend::{Backend, Reply, certificate, says};
+use crate::support::backend::{Backend, Reply, says};
+use crate::support::certificate::Certificate;
 use crate::support::client::Client;
 use crate::support::emulator::Emulator;
 use crate::support::http::{self, Answer, HANDSHAKE, get, get_with, knock};
@@ -284,16 +285,12 @@ async fn a_visitor_that_goes_is_asked_about_no_longer() {
 
 #[tokio::test]
 async fn a_backend_behind_https_is_asked_when_its_certificate_is_good() {
-    let directory = std::env::temp_dir().join(format!("alien-alert-{}", uuid::Uuid::new_v4()));
-    std::fs::create_dir(&directory).unwrap();
-    let (certificate, tls) = certificate(&directory);
-    let backend = Backend::start_tls(tls, as_asked).await;
+    let certificate = Certificate::for_this_machine(&[]);
+    let backend = Backend::start_tls(certificate.tls.clone(), as_asked).await;
     let url = format!("https://127.0.0.1:{}/connect", backend.port);
-    // Where the system's certificates are, by the convention of OpenSSL.
-    let trusting = Vm::alone(&[("CONNECT_URL", &url), ("SSL_CERT_FILE", &certificate)]).await;
+    let trusting = Vm::alone(&[("CONNECT_URL", &url), ("SSL_CERT_FILE", &certificate.file)]).await;
     assert_eq!(knock(&trusting, "/ws", &[]).await.status, 101);
     let wary = Vm::alone(&[("CONNECT_URL", &url)]).await;
     assert_unavailable(&knock(&wary, "/ws", &[]).await, "a certificate that nobody knows");
     assert_eq!(backend.asked().len(), 1);
-    std::fs::remove_dir_all(&directory).unwrap();
 }

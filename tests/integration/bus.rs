@@ -56,7 +56,7 @@ fn window() -> i64 {
 }
 
 fn message(text: &str) -> Message {
-    Message { data: text.to_owned().into(), to: None }
+    Message { data: text.to_owned().into(), ..Message::default() }
 }
 
 async fn next(inbox: &mut Inbox) -> Delivery {

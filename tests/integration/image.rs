@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::backend::{Backend, certificate, says};
+use crate::support::backend::{Backend, says};
+use crate::support::certificate::Certificate;
 use crate::support::http::{get, knock};
 use crate::support::vm::{Vm, program};
 
@@ -183,15 +184,15 @@ async fn on_fly_it_takes_the_files_that_it_needs_and_gives_up_root() {
 #[tokio::test]
 async fn names_and_certificates_are_found_in_it() {
     let image = Image::put_together();
-    let (certificate, tls) = certificate(&image.folder);
-    let backend = Backend::start_tls(tls, |_: &Value| says(204, "")).await;
+    let certificate = Certificate::for_this_machine(&[]);
+    let backend = Backend::start_tls(certificate.tls.clone(), |_: &Value| says(204, "")).await;
     // As Docker and Fly write it. The list of authorities is the image's own, and this one not on it.
     std::fs::write(image.root.join("etc/hosts"), "127.0.0.1 backend.test\n").unwrap();
     let url = format!("https://backend.test:{}/connect", backend.port);
     let wary = image.start(&[("CONNECT_URL", &url)]).await;
     assert_eq!(knock(&wary, "/ws", &[]).await.status, 503);
 
-    std::fs::copy(certificate, image.root.join("etc/ssl/certs/ca-certificates.crt")).unwrap();
+    std::fs::copy(&certificate.file, image.root.join("etc/ssl/certs/ca-certificates.crt")).unwrap();
     let trusting = image.start(&[("CONNECT_URL", &url)]).await;
     assert_eq!(knock(&trusting, "/ws", &[]).await.status, 101);
     assert_eq!(backend.asked().len(), 1);

@@ -38,6 +38,7 @@ mod image;
 mod isolation;
 mod lifecycle;
 mod limits;
+mod logs;
 mod misconfiguration;
 mod model;
 mod monitoring;
@@ -48,4 +49,6 @@ mod resources;
 mod restart;
 mod start;
 mod tidy;
+#[cfg(feature = "otlp")]
+mod traces;
 mod wire;

@@ -63,6 +63,7 @@ async fn each_bad_variable_is_named_with_what_is_accepted() {
         ("GOOGLE_APPLICATION_CREDENTIALS", "/no/such/key.json", "readable file"),
         ("RUST_LOG", "alien=loud", "level"),
         ("LOG_FORMAT", "xml", "text or json"),
+        ("LOG_ADDRESSES", "none", "short or full"),
     ] {
         assert_refused(&[(name, value)], 78, &[name, value, accepted]).await;
     }

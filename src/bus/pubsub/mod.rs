@@ -32,6 +32,7 @@ pub use self::outlet::Outlet;
 use super::{BusError, Cause, Delivery, Join, Message};
 use crate::config::ConfigError;
 use crate::identity::Identity;
+use crate::traces::{self, Parent};
 
 /// How long one try to publish may take before Google's library gives it up. The next try is the
 /// caller's: it may go over another connection, and knows when time is over.
@@ -175,10 +176,9 @@ impl PubSub {
         &self,
         message: Message,
     ) -> impl Future<Output = Result<(), BusError>> + Send + use<> {
-        let mut outgoing = model::Message::new().set_data(message.data);
-        if let Some(to) = message.to {
-            outgoing = outgoing.set_attributes([(TO, to)]);
-        }
+        let trace = message.trace.attribute().map(|trace| (traces::ATTRIBUTE, trace.to_owned()));
+        let attributes = message.to.map(|to| (TO, to)).into_iter().chain(trace);
+        let outgoing = model::Message::new().set_data(message.data).set_attributes(attributes);
         let publisher = self.0.publisher.read().unwrap_or_else(PoisonError::into_inner);
         confirmation(publisher.publish(outgoing))
     }
@@ -242,8 +242,9 @@ impl Inbox {
                     time.seconds() * 1_000_000 + i64::from(time.nanos()) / 1_000
                 });
                 let to = message.attributes.get(TO).cloned();
+                let trace = Parent::of_attribute(message.attributes.get(traces::ATTRIBUTE));
                 Ok(Delivery {
-                    message: Message { data: message.data, to },
+                    message: Message { data: message.data, to, trace },
                     published_at,
                     receipt: super::Receipt::PubSub(Receipt(handler)),
                 })

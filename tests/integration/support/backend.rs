@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::future::pending;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -17,9 +16,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 /// What is answered to a question; without one, nothing ever is.
 pub type Reply = Option<Response<Full<Bytes>>>;
@@ -163,22 +159,4 @@ impl Drop for Open {
 /// An answer with a body.
 pub fn says(status: u16, body: impl ToString) -> Reply {
     Some(Response::builder().status(status).body(Full::from(body.to_string())).unwrap())
-}
-
-/// A certificate for this machine and for `backend.test`, signed by itself: its file, and a server's end
-/// of TLS with it.
-pub fn certificate(directory: &Path) -> (String, TlsAcceptor) {
-    let file = |name: &str| directory.join(name).to_str().unwrap().to_owned();
-    let (certificate, key) = (file("certificate.pem"), file("key.pem"));
-    let made = std::process::Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
-        .args(["-subj", "/CN=backend", "-addext", "subjectAltName=IP:127.0.0.1,DNS:backend.test"])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-out", &certificate, "-keyout", &key])
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let chain = vec![CertificateDer::from_pem_file(&certificate).unwrap()];
-    let key = PrivateKeyDer::from_pem_file(&key).unwrap();
-    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
-    (certificate, TlsAcceptor::from(Arc::new(config)))
 }

@@ -2,7 +2,10 @@
 
 pub mod backend;
 pub mod browser;
+pub mod certificate;
 pub mod client;
+#[cfg(feature = "otlp")]
+pub mod collector;
 pub mod crowd;
 pub mod devtools;
 pub mod document;
