@@ -61,10 +61,10 @@ async fn a_vm_is_after_all_that_what_it_was_before() {
     let steady = vms[0].port;
     let enough = Arc::new(AtomicBool::new(false));
     let mut trouble = JoinSet::new();
-    trouble.spawn(again(&enough, move || come_and_go(steady)));
-    trouble.spawn(again(&enough, move || never_read(steady)));
-    trouble.spawn(again(&enough, move || flood(steady)));
-    trouble.spawn(again(&enough, move || talk_nonsense(steady)));
+    trouble.spawn(again(Arc::clone(&enough), move || come_and_go(steady)));
+    trouble.spawn(again(Arc::clone(&enough), move || never_read(steady)));
+    trouble.spawn(again(Arc::clone(&enough), move || flood(steady)));
+    trouble.spawn(again(Arc::clone(&enough), move || talk_nonsense(steady)));
 
     let begun = Instant::now();
     // Once through everything that is allocated for good.
@@ -121,7 +121,7 @@ async fn a_vm_is_after_all_that_what_it_was_before() {
 }
 
 /// Does something again and again until it is enough.
-async fn again<F: Future<Output = ()> + Send>(enough: &Arc<AtomicBool>, act: impl Fn() -> F) {
+async fn again<F: Future<Output = ()> + Send>(enough: Arc<AtomicBool>, act: impl Fn() -> F) {
     while !enough.load(Ordering::Relaxed) {
         act().await;
     }

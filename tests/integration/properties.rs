@@ -90,13 +90,14 @@ fn read(bytes: &[u8], sizes: &[usize]) -> (Vec<Message>, Result<(), Violation>) 
 
 /// A client's message: fields that there are, with values that may be anything.
 fn message() -> impl Strategy<Value = String> {
-    let kinds = ["alert", "broadcast", "direct", "subscribe", "unsubscribe", "ping", "pong", ""];
+    const KINDS: &[&str] = &["alert", "broadcast", "direct", "subscribe", "unsubscribe", "ping", "pong", ""];
+    const FIELDS: &[&str] = &["id", "data", "channel", "targetId", "since", "message"];
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
         any::<f64>().prop_map(Value::from),
-        prop::sample::select(&kinds[..]).prop_map(Value::from),
+        prop::sample::select(KINDS).prop_map(Value::from),
         "\\PC{0,140}".prop_map(Value::from),
     ];
     let any_value = leaf.prop_recursive(3, 16, 4, |inner| {
@@ -109,9 +110,8 @@ fn message() -> impl Strategy<Value = String> {
                 .collect()),
         ]
     });
-    let names = ["id", "data", "channel", "targetId", "since", "message"];
-    let fields = vec((prop::sample::select(&names[..]), any_value), 0..5);
-    (prop::sample::select(&kinds[..]), fields).prop_map(|(kind, fields)| {
+    let fields = vec((prop::sample::select(FIELDS), any_value), 0..5);
+    (prop::sample::select(KINDS), fields).prop_map(|(kind, fields)| {
         let mut object = json!({"type": kind});
         for (name, value) in fields {
             object[name] = value;
