@@ -34,6 +34,9 @@ fn main() -> ExitCode {
             ),
         };
     }
+    // Its memory is many small things, which pages of 2 MiB would round up by megabytes. Where the system
+    // has no such pages, that is as well.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     if let Err(error) = privileges::give_up() {
         return fail(CONFIG, &error.to_string());
     }

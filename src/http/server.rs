@@ -42,6 +42,9 @@ const HEADER_BYTES: usize = 16 << 10;
 /// Connections that are not sockets (yet).
 pub const MAX_CONNECTIONS: usize = 4_096;
 
+/// The least number of connections that is worth going through to forget those that have ended.
+const FORGET_AT: usize = 64;
+
 /// Where there are as many, the oldest is ended after this. Honest crowds have asked by then, even from
 /// the other end of the world; those who say nothing make others wait no longer.
 const TIME_OF_THE_OLDEST: Duration = Duration::from_secs(1);
@@ -81,17 +84,23 @@ pub async fn serve<R: Reply + 'static>(
 struct Crowd {
     most: usize,
     connections: VecDeque<(Instant, AbortHandle)>,
+    /// With so many it is time to forget those that have ended: a handle keeps its task's memory.
+    forget_at: usize,
 }
 
 impl Crowd {
     fn new(most: usize) -> Self {
-        Self { most, connections: VecDeque::new() }
+        Self { most, connections: VecDeque::new(), forget_at: FORGET_AT }
     }
 
     /// Waits until there is room for one more: one of them ends, or the oldest has had its time.
     async fn room(&mut self) {
-        while self.connections.len() >= self.most {
+        if self.connections.len() < self.forget_at {
+            return;
+        }
+        loop {
             self.connections.retain(|(_, connection)| !connection.is_finished());
+            self.forget_at = (2 * self.connections.len()).clamp(FORGET_AT.min(self.most), self.most);
             if self.connections.len() < self.most {
                 return;
             }
