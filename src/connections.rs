@@ -369,7 +369,7 @@ mod tests {
     use crate::bus::memory::Topic;
     use crate::config::Config;
     use crate::hub::Hub;
-    use crate::shard::{Command, Mailbox, Message as Own};
+    use crate::shard::{Command, Mailbox, Message as Own, Notice};
 
     #[test]
     fn ids_of_connections_are_known_by_their_form() {
@@ -419,7 +419,8 @@ mod tests {
         }
         let said_once = said(&shard);
         assert_eq!((said_once.len(), connections.state().writing.len()), (1, 1));
-        said_once[0].written.as_ref().unwrap().send_replace(true);
+        let Some(Notice::Tell(written)) = &said_once[0].written else { panic!("nobody waits for it") };
+        written.send_replace(true);
         while !connections.state().writing.is_empty() {
             tokio::task::yield_now().await;
         }

@@ -141,7 +141,8 @@ impl Hub {
     pub fn time(&self, channel: Option<&Channel>, watch: Stopwatch) {
         let counts = channel.map_or(Some(&self.loads), |channel| self.channels.get(channel));
         let counts = counts.into_iter().flat_map(|counts| counts.iter());
-        let mut shards = self.shards.iter().zip(counts).filter_map(|(shard, count)| (*count > 0).then_some(shard));
+        let mut shards =
+            self.shards.iter().zip(counts).filter_map(|(shard, count)| (*count > 0).then_some(shard));
         let Some(one) = shards.next() else { return };
         for other in shards {
             other.send(Command::Time(watch.clone()));

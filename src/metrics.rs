@@ -125,7 +125,9 @@ pub enum Format {
 impl Metrics {
     pub fn new(config: &Config) -> Self {
         let mut registry = Registry::default();
-        registry.sub_registry_with_prefix("process").register_collector(Box::new(process::Collector::default()));
+        registry
+            .sub_registry_with_prefix("process")
+            .register_collector(Box::new(process::Collector::default()));
         let mut book = Book(registry.sub_registry_with_prefix("alien_alert"));
         let build = [
             ("version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -150,8 +152,11 @@ impl Metrics {
             ),
             waiting_events: book.gauge("publish_waiting_events", "Events that the topic has not confirmed"),
             waiting_bytes: book.gauge("publish_waiting_bytes", "Bytes of events that it has not confirmed"),
-            waiting_age: book
-                .enter("publish_waiting_seconds", "How long the oldest of them waits", Gauge::default()),
+            waiting_age: book.enter(
+                "publish_waiting_seconds",
+                "How long the oldest of them waits",
+                Gauge::default(),
+            ),
             undecodable: book.counter("undecodable", "Messages on the topic not understood"),
             duplicates: book.counter("duplicates", "Events that came again and were dropped"),
             holes: book.counter("holes", "Times that events of a VM were overdue"),
@@ -194,8 +199,7 @@ impl Metrics {
             ),
             authorizer_seconds: book
                 .seconds("authorizer_duration", "From the question to CONNECT_URL to its answer"),
-            lifecycle_lost: book
-                .counter("lifecycle_lost", "Connects and disconnects that could not be told"),
+            lifecycle_lost: book.counter("lifecycle_lost", "Connects and disconnects that could not be told"),
             registry: Mutex::new(registry),
         }
     }

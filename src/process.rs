@@ -78,7 +78,10 @@ mod tests {
 
     fn figure(name: &str) -> f64 {
         let text = Metrics::new(&Config::from_vars([]).unwrap()).text(Format::Plain);
-        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name} in {text}"));
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap_or_else(|| panic!("{name} in {text}"));
         line.trim().parse().unwrap()
     }
 

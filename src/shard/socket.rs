@@ -424,7 +424,11 @@ mod tests {
                     let count = frame.len().div_ceil(size);
                     let parts = (0..count).map(|_| whole.split_to(size.min(whole.len()))).collect();
                     let (notice, written) = watch::channel(false);
-                    socket.say(&log, Message { parts, is_refresh: false, written: Some(Notice::Tell(notice)) }, 0);
+                    socket.say(
+                        &log,
+                        Message { parts, is_refresh: false, written: Some(Notice::Tell(notice)) },
+                        0,
+                    );
                     notices.push((expected.len(), written));
                     expected.push(frame);
                 }

@@ -48,8 +48,11 @@ fn promtool_finds_nothing_wrong() {
 
 #[test]
 fn every_alert_is_tried_and_in_the_runbook() {
-    let (rules, tests, runbook) =
-        (read("deploy/prometheus/alerts.yml"), read("deploy/prometheus/alerts.test.yml"), read("docs/runbook.md"));
+    let (rules, tests, runbook) = (
+        read("deploy/prometheus/alerts.yml"),
+        read("deploy/prometheus/alerts.test.yml"),
+        read("docs/runbook.md"),
+    );
     let alerts: Vec<_> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
     assert!(alerts.len() >= 8, "{alerts:?}");
     for alert in alerts {
@@ -82,7 +85,10 @@ fn the_dashboard_is_whole() {
         for (query, _) in queries {
             let variables = query.split('$').skip(1);
             for variable in variables {
-                assert!(["instance", "__range"].iter().any(|known| variable.starts_with(known)), "${variable}");
+                assert!(
+                    ["instance", "__range"].iter().any(|known| variable.starts_with(known)),
+                    "${variable}"
+                );
             }
         }
     }
@@ -95,8 +101,12 @@ async fn figures_are_named_as_prometheus_would_have_them() {
     let vm = Vm::alone(&[]).await;
     // The tool reads the older form only.
     let plain = get_with(vm.port, "/metrics", &[("accept", "text/plain")]).await;
-    let mut checking =
-        promtool(&["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut checking = promtool(&["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     checking.stdin.take().unwrap().write_all(&plain.body).unwrap();
     let checked = checking.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&[checked.stdout, checked.stderr].concat()).into_owned();
@@ -106,7 +116,10 @@ async fn figures_are_named_as_prometheus_would_have_them() {
 #[test]
 fn names_are_found_in_expressions() {
     let found = |expression| metrics(expression).into_iter().collect::<Vec<_>>();
-    assert_eq!(found(r#"sum by (le) (rate(a_b{x="c", y=~"d|e"}[5m])) > 2 * on (z) group_left (r) d:e"#), ["a_b", "d:e"]);
+    assert_eq!(
+        found(r#"sum by (le) (rate(a_b{x="c", y=~"d|e"}[5m])) > 2 * on (z) group_left (r) d:e"#),
+        ["a_b", "d:e"]
+    );
     assert_eq!(found(r#"count(up{job="j"} == 0) or vector(0)"#), ["up"]);
     assert_eq!(found("0.5 * a + 100 and on (instance) b offset 1h"), ["a", "b"]);
 }
@@ -128,7 +141,10 @@ async fn stir(vm: &Vm, other: &Vm) {
     back.expect("error").await;
     let path = format!("/connections/{}", elsewhere.id());
     assert_eq!(ask(vm.port, "GET", &path, &[], "").await.status, 200);
-    assert_eq!(ask(vm.port, "POST", "/channels/news", &[], r#"{"type":"change","data":1}"#).await.status, 202);
+    assert_eq!(
+        ask(vm.port, "POST", "/channels/news", &[], r#"{"type":"change","data":1}"#).await.status,
+        202
+    );
     second.closed_by_us().await;
 }
 
@@ -143,12 +159,15 @@ async fn every_panel_shows_a_real_fleet_and_a_killed_vm_is_told_of() {
     let sooner = [
         ("_interval: 15s", "_interval: 1s"),
         // Of the VM that does not answer alone.
-        ("expr: up{job=\"alien-alert\"} == 0\n        for: 1m", "expr: up{job=\"alien-alert\"} == 0\n        for: 2s"),
+        (
+            "expr: up{job=\"alien-alert\"} == 0\n        for: 1m",
+            "expr: up{job=\"alien-alert\"} == 0\n        for: 2s",
+        ),
     ];
     let prometheus = Prometheus::start(&ports, &sooner).await;
     until("first look at each VM", async || {
         let seen = prometheus.query("count(alien_alert_build_info)", false).await.unwrap();
-        (seen.first()?.value == 3.0).then_some(())
+        (*seen.first()? == 3.0).then_some(())
     })
     .await;
     stir(&vms[0], &vms[1]).await;
@@ -158,7 +177,8 @@ async fn every_panel_shows_a_real_fleet_and_a_killed_vm_is_told_of() {
     // The variables, as Grafana fills them in.
     let regions = prometheus.values("region", Some("alien_alert_build_info")).await;
     assert_eq!(regions.iter().collect::<Vec<_>>(), ["ams", "sin", "syd"]);
-    let instances = prometheus.values("instance", Some(r#"alien_alert_build_info{region=~"(ams|sin|syd)"}"#)).await;
+    let instances =
+        prometheus.values("instance", Some(r#"alien_alert_build_info{region=~"(ams|sin|syd)"}"#)).await;
     assert_eq!(instances, ports.iter().map(|port| format!("127.0.0.1:{port}")).collect());
     let instances = format!("({})", Vec::from_iter(instances).join("|"));
     let dashboard = dashboard();
@@ -170,11 +190,11 @@ async fn every_panel_shows_a_real_fleet_and_a_killed_vm_is_told_of() {
             let shown = until(&format!("figures for {title}: {expression}"), async || {
                 let found = prometheus.query(&expression, as_graph).await;
                 let found = found.unwrap_or_else(|error| panic!("{title}: {error}"));
-                let is_whole = !found.is_empty() && found.iter().all(|sample| sample.value.is_finite());
+                let is_whole = !found.is_empty() && found.iter().all(|value| value.is_finite());
                 is_whole.then_some(found)
             })
             .await;
-            println!("{title}: {} series, the first {}", shown.len(), shown[0].value);
+            println!("{title}: {} series, the first {}", shown.len(), shown[0]);
             used.extend(metrics(query));
         }
     }
@@ -197,9 +217,15 @@ async fn every_panel_shows_a_real_fleet_and_a_killed_vm_is_told_of() {
     for rule in rules["groups"][0]["rules"].as_array().unwrap() {
         let (name, annotations) = (&rule["name"], &rule["annotations"]);
         assert_eq!(rule["health"], "ok", "{rule}");
-        assert!(["critical", "warning"].iter().any(|severity| rule["labels"]["severity"] == *severity), "{name}");
+        assert!(
+            ["critical", "warning"].iter().any(|severity| rule["labels"]["severity"] == *severity),
+            "{name}"
+        );
         for annotation in ["summary", "description", "runbook_url"] {
-            assert!(annotations[annotation].as_str().is_some_and(|text| !text.is_empty()), "{name}: {annotation}");
+            assert!(
+                annotations[annotation].as_str().is_some_and(|text| !text.is_empty()),
+                "{name}: {annotation}"
+            );
         }
         used.extend(metrics(rule["query"].as_str().unwrap()));
     }

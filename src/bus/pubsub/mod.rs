@@ -150,8 +150,10 @@ impl PubSub {
         if let Some(endpoint) = &self.0.endpoint {
             subscriber = subscriber.with_endpoint(endpoint);
         }
-        let subscriber =
-            subscriber.build().await.map_err(|error| BusError::new(format!("making the subscriber: {error}")))?;
+        let subscriber = subscriber
+            .build()
+            .await
+            .map_err(|error| BusError::new(format!("making the subscriber: {error}")))?;
         let stream = subscriber
             .subscribe(&self.0.subscription)
             // Handled at once, so the shortest lease will do, and what went to the stream of a

@@ -23,17 +23,11 @@ pub struct Prometheus {
     pub port: u16,
 }
 
-/// One series, and its newest value.
-#[derive(Debug)]
-pub struct Sample {
-    pub labels: Value,
-    pub value: f64,
-}
-
 impl Prometheus {
     /// One that watches what listens on `ports`, by the deployed files, in which `changes` are made.
     pub async fn start(ports: &[u16], changes: &[(&str, &str)]) -> Self {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("prometheus-{}", uuid::Uuid::new_v4()));
+        let folder =
+            Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("prometheus-{}", uuid::Uuid::new_v4()));
         fs::create_dir_all(&folder).unwrap();
         let mut made = BTreeSet::new();
         for name in ["prometheus.yml", "alerts.yml"] {
@@ -74,14 +68,15 @@ impl Prometheus {
     /// # Errors
     /// It finds the question wrong.
     pub async fn ask(&self, path: &str, parameters: &[(&str, &str)]) -> Result<Value, String> {
-        let encode = |(name, value): &(&str, &str)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC));
+        let encode =
+            |(name, value): &(&str, &str)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC));
         let query: Vec<_> = parameters.iter().map(encode).collect();
         let mut answer = get(self.port, &format!("/api/v1/{path}?{}", query.join("&"))).await.json();
         if answer["status"] == "success" { Ok(answer["data"].take()) } else { Err(answer.to_string()) }
     }
 
-    /// What an expression is now; or, as a graph asks, lately.
-    pub async fn query(&self, expression: &str, as_graph: bool) -> Result<Vec<Sample>, String> {
+    /// The newest value of each series of an expression, asked for as now is, or as a graph asks.
+    pub async fn query(&self, expression: &str, as_graph: bool) -> Result<Vec<f64>, String> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
         let [begin, end] = [now - 5.0, now].map(|time| format!("{time:.3}"));
         let data = if as_graph {
@@ -94,11 +89,8 @@ impl Prometheus {
             Some(values) => values.last().unwrap()[1].clone(),
             None => series["value"][1].clone(),
         };
-        let sample = |series: &Value| Sample {
-            labels: series["metric"].clone(),
-            value: newest(series).as_str().unwrap().parse().unwrap(),
-        };
-        Ok(data["result"].as_array().unwrap().iter().map(sample).collect())
+        let value = |series: &Value| newest(series).as_str().unwrap().parse().unwrap();
+        Ok(data["result"].as_array().unwrap().iter().map(value).collect())
     }
 
     /// The values of a label, of the series that `selector` names.
@@ -138,7 +130,10 @@ pub fn metrics(expression: &str) -> BTreeSet<String> {
     let mut rest = expression;
     let mut is_list = false;
     while let Some(first) = rest.chars().next() {
-        let word = rest.split(|letter: char| !letter.is_ascii_alphanumeric() && !"_:".contains(letter)).next().unwrap();
+        let word = rest
+            .split(|letter: char| !letter.is_ascii_alphanumeric() && !"_:".contains(letter))
+            .next()
+            .unwrap();
         let end = match first {
             '"' => Some('"'),
             '{' => Some('}'),
@@ -156,7 +151,8 @@ pub fn metrics(expression: &str) -> BTreeSet<String> {
         } else {
             rest = &rest[word.len()..];
             let next = rest.trim_start();
-            let is_function = next.starts_with('(') || next.starts_with("by ") || next.starts_with("without ");
+            let is_function =
+                next.starts_with('(') || next.starts_with("by ") || next.starts_with("without ");
             is_list = LISTS.contains(&word);
             if !is_function && !is_list && !WORDS.contains(&word) && !first.is_ascii_digit() {
                 names.insert(word.to_owned());
