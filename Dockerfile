@@ -9,6 +9,7 @@ COPY Cargo.toml Cargo.lock ./
 # Members of the workspace, so Cargo reads them; they are not built.
 COPY bench/Cargo.toml bench/
 COPY bench/hot-path/Cargo.toml bench/hot-path/
+COPY bench/scale/Cargo.toml bench/scale/
 RUN mkdir src static \
  && echo 'fn main() {}' | tee src/main.rs build.rs \
  && touch src/lib.rs \
