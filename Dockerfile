@@ -15,6 +15,7 @@ COPY Cargo.toml Cargo.lock ./
 COPY bench/Cargo.toml bench/
 COPY bench/hot-path/Cargo.toml bench/hot-path/
 COPY scripts/build scripts/
+COPY bench/scale/Cargo.toml bench/scale/
 RUN mkdir src static \
  && echo 'fn main() {}' | tee src/main.rs build.rs \
  && touch src/lib.rs \

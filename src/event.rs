@@ -2,6 +2,9 @@
 //!
 //! Unknown fields are ignored and unknown kinds left to newer VMs, so that two versions can share
 //! a topic while a deployment rolls.
+//!
+//! An alert with a place takes 364 bytes, a beacon 309: Pub/Sub bills 1,000 at least. Where processes have
+//! ended, beacons vouch for some, and take up to 2.8 kB.
 
 use std::ops::Range;
 
@@ -428,6 +431,42 @@ mod tests {
             "the words have changed: is the change one that the last version understands? then record it in {}",
             own.display()
         );
+    }
+
+    #[test]
+    fn messages_are_as_long_as_they_are_said_to_be() {
+        const AT: i64 = 1_764_000_000_000;
+        let origin = Origin { instance: "9080e6f3a12345".into(), region: "ams".into() };
+        let sequence = Sequence { started: AT, number: 123_456, first: 120_000, first_at: AT };
+        let beacon = Beacon {
+            origin: origin.clone(),
+            sequence,
+            settled_until: AT,
+            beat: 12_345,
+            asking: false,
+            clients: 5_000,
+            round_trip_ms: Some(120),
+            interval_ms: 1_000_000,
+            leaving: false,
+            given_up: Vec::new(),
+            heard: Vec::new(),
+        };
+        assert_eq!(Told::Beacon(beacon.clone()).encode().len(), 309);
+        let ended = Heard { instance: origin.instance.clone(), sequence, at: AT * 1_000, lost: Vec::new() };
+        let longest = Told::Beacon(Beacon { heard: vec![ended; 16], ..beacon }).encode().len();
+        assert!((2_700..2_800).contains(&longest), "{longest}");
+        let alert = Event {
+            id: "6f1e0f0c-3c4b-4c57-9c63-2f0d7e0a4d11".into(),
+            kind: Kind::Alert,
+            channel: None,
+            sender_id: "0b9e4d1c8a1f4f0f9d1b2c3d4e5f6a7b@9080e6f3a12345".into(),
+            data: RawValue::from_string(r#"{"place":"Amsterdam","lat":52.37,"lon":4.9}"#.into()).unwrap(),
+            timestamp: AT,
+            origin,
+            sequence: Sequence { number: 7, first: 1, ..sequence },
+            wants_receipt: true,
+        };
+        assert_eq!(Told::Event(alert).encode().len(), 364);
     }
 
     #[test]

@@ -17,6 +17,8 @@ const MAX_INSTANCES: usize = 10_000;
 #[derive(Default)]
 pub struct Fleet {
     instances: BTreeMap<String, Instance>,
+    /// How many of them have not left: asked for with each alert and each beacon, in fleets of thousands.
+    alive: usize,
     /// Processes that ended without a word, as it seems.
     silent: Vec<Gone>,
 }
@@ -80,6 +82,7 @@ impl Fleet {
             _ => Change::Nothing,
         };
         let interval = Duration::from_millis(beacon.interval_ms);
+        self.alive = self.alive - usize::from(was_here) + usize::from(!beacon.leaving);
         if let Some(known) = known.filter(|known| was_here && known.latest.0 < latest.0) {
             // A new process under the old one's name.
             let gone = known.gone(&beacon.origin.instance);
@@ -105,14 +108,15 @@ impl Fleet {
 
     /// Forgets those whose beacons stopped; true if there were any.
     pub fn expire(&mut self) -> bool {
-        let before = self.len();
+        let before = self.alive;
         let now = Instant::now();
         for (name, instance) in self.instances.extract_if(.., |_, instance| instance.expires <= now) {
             if !instance.left {
+                self.alive -= 1;
                 self.silent.push(instance.gone(&name));
             }
         }
-        self.len() < before
+        self.alive < before
     }
 
     /// The processes that ended without a word and that `own` VM is to tell of: it has the lowest id,
@@ -148,7 +152,7 @@ impl Fleet {
     }
 
     pub fn len(&self) -> usize {
-        self.instances().count()
+        self.alive
     }
 
     pub fn is_empty(&self) -> bool {
@@ -252,9 +256,31 @@ mod tests {
         tokio::time::advance(2 * second).await;
         fleet.hear(beacon("a", 1, 4), clock::now_micros());
         fleet.hear(beacon("b", 3, 2), clock::now_micros());
-        let mut other = Fleet { instances: fleet.instances.clone(), silent: fleet.silent.clone() };
+        let (instances, silent) = (fleet.instances.clone(), fleet.silent.clone());
+        let mut other = Fleet { instances, alive: fleet.alive, silent };
         assert!(other.take_gone("b").is_empty(), "a is lower");
         assert_eq!(fleet.take_gone("a")[0].started, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn how_many_there_are_is_counted() {
+        let mut fleet = Fleet::default();
+        fastrand::seed(7);
+        for beat in 1..2_000 {
+            let leaving = fastrand::u8(..4) == 0;
+            let name = fastrand::u8(..50).to_string();
+            fleet.hear(
+                Beacon { leaving, ..beacon(&name, i64::from(fastrand::u8(..4)), beat) },
+                clock::now_micros(),
+            );
+            tokio::time::advance(Duration::from_millis(50)).await;
+            if fastrand::bool() {
+                fleet.expire();
+            }
+            assert_eq!(fleet.len(), fleet.instances().count());
+        }
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert!(fleet.expire() && fleet.is_empty());
     }
 
     #[test]

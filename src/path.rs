@@ -42,6 +42,10 @@ const EARLY: Duration = Duration::from_secs(2);
 /// One that is asked for comes at once, but not for each who asks.
 const EARLIEST: Duration = Duration::from_millis(100);
 
+/// All VMs of a fleet hear the same silence. So each waits longer by a random part of so much for each VM,
+/// before it probes: the first one's beacon then breaks the silence for nearly all others.
+const SLACK_EACH: Duration = Duration::from_millis(50);
+
 /// A proven path is of use after this, though something is still missing: that is told then.
 const CATCH_UP: Duration = Duration::from_secs(10);
 
@@ -51,18 +55,7 @@ const LAST_JOIN: Duration = Duration::from_millis(700);
 
 /// Runs until `stop`.
 pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
-    let mut path = Path {
-        beats: 0,
-        last: None,
-        awaited: None,
-        round_trip: None,
-        joined: Joined::new(None),
-        begun: Instant::now(),
-        lost: None,
-        trouble: Arc::default(),
-        backoff: Backoff::new(Duration::from_millis(500), Duration::from_secs(15)),
-        relay,
-    };
+    let mut path = Path::new(relay);
     let (mut how, mut cause) = (Join::Resume, "start");
     while !stop.is_cancelled() {
         let bus = path.relay.bus.clone();
@@ -105,8 +98,7 @@ struct Path {
     begun: Instant,
     /// Beacons sent so far: the last one's number.
     beats: u64,
-    /// When the last one was sent, and the count of sockets that it told.
-    last: Option<(Instant, usize)>,
+    last: Option<Sent>,
     /// The oldest one that is to come round.
     awaited: Option<Awaited>,
     round_trip: Option<Duration>,
@@ -116,6 +108,17 @@ struct Path {
     /// What the topic last said to a beacon that it did not take.
     trouble: Arc<Mutex<Option<String>>>,
     backoff: Backoff,
+}
+
+/// The last beacon.
+#[derive(Clone, Copy)]
+struct Sent {
+    at: Instant,
+    /// The count of sockets that it told, and when it said that another one comes.
+    clients: usize,
+    interval: Duration,
+    /// This VM's part of the slack, until the next one.
+    share: f64,
 }
 
 #[derive(Clone, Copy)]
@@ -172,6 +175,21 @@ impl Joined {
 }
 
 impl Path {
+    fn new(relay: Arc<Relay>) -> Self {
+        Self {
+            beats: 0,
+            last: None,
+            awaited: None,
+            round_trip: None,
+            joined: Joined::new(None),
+            begun: Instant::now(),
+            lost: None,
+            trouble: Arc::default(),
+            backoff: Backoff::new(Duration::from_millis(500), Duration::from_secs(15)),
+            relay,
+        }
+    }
+
     /// Passes on what comes until the path is found broken.
     async fn carry(&mut self, mut inbox: Inbox) -> Broken {
         self.last = None;
@@ -290,21 +308,26 @@ impl Path {
     }
 
     fn is_due(&self, heard: Instant) -> bool {
-        let Some((sent, clients)) = self.last else { return true };
-        if self.joined.asked && sent.elapsed() >= EARLIEST {
+        let Some(last) = self.last else { return true };
+        let age = last.at.elapsed();
+        if self.joined.asked && age >= EARLIEST {
             return true;
         }
-        let early = self.relay.with_fleet(|fleet| Duration::from_secs(fleet.len() as u64)).max(EARLY);
+        let fleet = u32::try_from(self.relay.with_fleet(Fleet::len)).unwrap_or(u32::MAX);
+        let early = Duration::from_secs(fleet.into()).max(EARLY);
         let silence = match self.awaited {
             Some(awaited) => awaited.repeat <= Instant::now(),
-            // A publication that failed asks whether the way back is dead as well.
             None => {
-                heard.elapsed() > self.relay.config.beacon_interval || self.relay.publishing.had_trouble()
+                let patience = self.relay.config.beacon_interval;
+                let slack = SLACK_EACH.saturating_mul(fleet).min(patience).mul_f64(last.share);
+                // A publication that failed asks whether the way back is dead as well.
+                heard.elapsed() > patience + slack || self.relay.publishing.had_trouble()
             }
         };
+        // Not later than it was said, though the fleet has grown: others would take this VM for dead.
         silence
-            || sent.elapsed() >= self.relay.own_beacon_interval()
-            || (sent.elapsed() >= early && self.relay.clients() != clients)
+            || age >= self.relay.own_beacon_interval().min(last.interval)
+            || (age >= early && self.relay.clients() != last.clients)
     }
 
     fn send(&mut self) {
@@ -322,7 +345,8 @@ impl Path {
             ..beacon(&self.relay)
         };
         let now = Instant::now();
-        self.last = Some((now, clients));
+        let interval = Duration::from_millis(beacon.interval_ms);
+        self.last = Some(Sent { at: now, clients, interval, share: clock::random_share() });
         self.awaited = Some(match self.awaited {
             None => Awaited { beat: self.beats, sent: now, repeat: now + REPEAT, next: 2 * REPEAT },
             Some(awaited) => Awaited { repeat: now + awaited.next, next: 2 * awaited.next, ..awaited },
@@ -348,7 +372,7 @@ impl Path {
             self.came_round(beacon);
         } else if beacon.asking && !is_old {
             self.joined.asked |= self.relay.with_fleet(Fleet::is_to_answer);
-            if self.joined.asked && self.last.is_none_or(|(sent, _)| sent.elapsed() >= EARLIEST) {
+            if self.joined.asked && self.last.is_none_or(|last| last.at.elapsed() >= EARLIEST) {
                 self.send();
             }
         }
@@ -432,5 +456,77 @@ pub fn farewell(relay: &Relay) -> impl Future<Output = ()> + Send + use<> {
     let confirmed = relay.bus.publish(message(beacon));
     async move {
         let _ = confirmed.await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::JoinHandle;
+
+    use super::*;
+    use crate::bus::Bus;
+    use crate::bus::stormy::Topic;
+    use crate::config::Config;
+
+    fn relay(topic: &Topic, vm: usize) -> Arc<Relay> {
+        let name = format!("vm-{vm}");
+        let config = Config::from_vars([("FLY_ALLOC_ID".to_owned(), name.clone())]).unwrap();
+        Arc::new(Relay::new(config, Bus::Stormy(topic.member(&name)), 1))
+    }
+
+    fn start(topic: &Topic, vm: usize) -> (Arc<Relay>, JoinHandle<()>) {
+        let relay = relay(topic, vm);
+        (Arc::clone(&relay), tokio::spawn(keep(relay, CancellationToken::new())))
+    }
+
+    fn knows(relay: &Relay) -> usize {
+        relay.with_fleet(Fleet::len)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn vms_that_start_together_tell_little_and_know_each_other() {
+        const VMS: usize = 40;
+        fastrand::seed(7);
+        let topic = Topic::new(7);
+        let vms: Vec<_> = (0..VMS).map(|vm| start(&topic, vm)).collect();
+        // Now all of them hear the same silence.
+        sleep(Duration::from_secs(20)).await;
+        let before = topic.log().len();
+        let time = Duration::from_secs(200);
+        sleep(time).await;
+        let rate = (topic.log().len() - before) as f64 / time.as_secs_f64();
+        println!("{rate} beacons a second of {VMS} VMs");
+        assert!((0.7..1.5).contains(&rate), "about one a second, but {rate}");
+        for (relay, _) in &vms {
+            assert_eq!((relay.health.phase(), knows(relay)), (Phase::Ready, VMS));
+        }
+
+        // A death is known within two and a half beacons.
+        vms[0].1.abort();
+        sleep(Duration::from_secs(VMS as u64).mul_f64(2.5) + Duration::from_secs(2)).await;
+        for (relay, _) in &vms[1..] {
+            assert_eq!((relay.health.phase(), knows(relay)), (Phase::Ready, VMS - 1));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_beacon_comes_when_the_last_one_said_though_the_fleet_has_grown() {
+        let topic = Topic::new(7);
+        let mut path = Path::new(relay(&topic, 0));
+        path.send();
+        path.awaited = None;
+        let interval = path.relay.own_beacon_interval();
+        let mut inbox = path.relay.bus.join(Join::Resume, i64::MAX).await.unwrap();
+        for vm in 1..=100 {
+            let beacon = Told::Beacon(beacon(&relay(&topic, vm)));
+            path.relay.bus.publish(Message { data: beacon.encode(), to: None }).await.unwrap();
+            path.relay.receive(inbox.next().await.unwrap());
+        }
+        assert_eq!(knows(&path.relay), 100);
+        assert!(path.relay.own_beacon_interval() > 6 * interval);
+        sleep(interval / 2).await;
+        assert!(!path.is_due(Instant::now()));
+        sleep(interval / 2).await;
+        assert!(path.is_due(Instant::now()));
     }
 }

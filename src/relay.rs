@@ -43,8 +43,10 @@ pub const RETRY_AFTER: Duration = Duration::from_secs(2);
 /// What a sender is told then.
 pub const NOT_TAKEN: &str = "the topic did not take it; send it again with the same id";
 
-/// Fleet frames a second that a VM may spend on figures; membership is told at once.
-const FLEET_FRAMES: usize = 1_000;
+/// Bytes a second that a VM may spend on telling its sockets the fleet's figures, and who is in it: in a
+/// large fleet the frame is long, and there is news at every moment.
+const FIGURES_BYTES: f64 = (512 << 10) as f64;
+const MEMBERS_BYTES: f64 = (8 << 20) as f64;
 
 /// At least so long between two fleet frames.
 const FLEET_SPACING: Duration = Duration::from_secs(1);
@@ -84,6 +86,10 @@ struct State {
     latest: Option<i64>,
     fleet_news: Change,
     fleet_told: Instant,
+    /// What the last telling took, in bytes to all sockets.
+    fleet_took: f64,
+    /// The fleet is larger than the window is long: said once.
+    outgrown: bool,
 }
 
 /// How to look for what did not come.
@@ -133,6 +139,8 @@ impl Relay {
                 latest: None,
                 fleet_news: Change::Nothing,
                 fleet_told: Instant::now(),
+                fleet_took: 0.0,
+                outgrown: false,
             }),
             shards,
             config,
@@ -542,6 +550,17 @@ impl Relay {
         state.ledger.forget(self.memory_begins());
         let silent = self.beacon_interval(&state.fleet).mul_f64(SILENT);
         state.ledger.silence(clock::now_micros() - micros(silent));
+        if silent > self.config.history.age && !state.outgrown {
+            state.outgrown = true;
+            let (vms, history_seconds, enough) =
+                (state.fleet.len(), self.config.history.age.as_secs(), silent.as_secs() + 1);
+            warn!(
+                vms,
+                history_seconds,
+                "after a VM is killed, catch-up will be told to be incomplete for a while: in a fleet of this \
+                 size set HISTORY_SECONDS to {enough} or more"
+            );
+        }
         if overdue.anew > 0 {
             warn!(holes = overdue.anew, "they still have not come; asking over a new connection");
         }
@@ -563,19 +582,20 @@ impl Relay {
         for gone in state.fleet.take_gone(self.identity().instance()) {
             self.lifecycle.gone(&gone);
         }
-        let figures_spacing = FLEET_SPACING.mul_f64((state.hub.len() as f64 / FLEET_FRAMES as f64).max(1.0));
-        let spacing = match state.fleet_news {
+        let rate = match state.fleet_news {
             Change::Nothing => return,
-            Change::Figures => figures_spacing,
-            Change::Members => FLEET_SPACING,
+            Change::Figures => FIGURES_BYTES,
+            Change::Members => MEMBERS_BYTES,
         };
+        let spacing = FLEET_SPACING.max(Duration::from_secs_f64(state.fleet_took / rate));
         if state.fleet_told.elapsed() < spacing {
             return;
         }
         state.fleet_told = Instant::now();
         state.fleet_news = Change::Nothing;
         let frame = state.fleet_frame();
-        state.hub.send(None, &frame, None);
+        let sockets = state.hub.send(None, &frame, None);
+        state.fleet_took = (frame.bytes().len() * sockets) as f64;
     }
 
     /// Tells senders and other VMs where alerts were heard.
@@ -729,6 +749,16 @@ mod tests {
         Message { data: event.into(), ..Message::default() }
     }
 
+    /// A VM's beacon, which tells as many sockets as its number.
+    fn beacon(vm: usize, beat: usize) -> Message {
+        let beacon = format!(
+            r#"{{"beacon":{{"origin":{{"instance":"9080e6f3a{vm:05}","region":"ams"}},
+            "sequence":{{"started":1,"number":0,"first":1,"firstAt":1}},"beat":{beat},"clients":{beat},
+            "roundTripMs":100,"intervalMs":3600000,"leaving":false}}}}"#
+        );
+        Message { data: beacon.into(), to: None }
+    }
+
     /// A relay, and its inbox on a topic of its own.
     async fn relay() -> (Arc<Relay>, Inbox) {
         let config = Config::from_vars([]).unwrap();
@@ -813,6 +843,58 @@ mod tests {
         assert!(told.len() == 1 && told[0].contains("refresh-store") && told[0].contains(gap), "{told:?}");
         let (_, greeting) = join(&relay, &since);
         assert!(greeting.contains(gap), "{greeting}");
+    }
+
+    /// Bytes that `sockets` of a VM were told of a fleet of so many in so many seconds, in each of which
+    /// another VM has other figures.
+    async fn told_of_the_fleet(vms: usize, sockets: usize, seconds: usize) -> usize {
+        let (relay, mut inbox) = relay().await;
+        let _members: Vec<_> = (0..sockets).map(|_| join(&relay, "").0).collect();
+        let mut beats = 0;
+        let mut hear = async |vm: usize| {
+            beats += 1;
+            relay.bus.publish(beacon(vm, beats)).await.unwrap();
+            relay.receive(inbox.next().await.unwrap());
+        };
+        for vm in 0..vms {
+            hear(vm).await;
+        }
+        let mut bytes = 0;
+        for second in 0..seconds {
+            hear(second % vms).await;
+            for _ in 0..4 {
+                tokio::time::advance(Duration::from_millis(250)).await;
+                relay.tend_fleet();
+            }
+            bytes += told(&relay).iter().map(|text| text.len() * sockets).sum::<usize>();
+        }
+        bytes
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fleet_larger_than_the_window_is_long_is_told_of() {
+        // By default an hour, and four and a half beacons of as many seconds as there are VMs.
+        for (vms, outgrown) in [(800, false), (801, true)] {
+            let (relay, mut inbox) = relay().await;
+            for vm in 0..vms {
+                relay.bus.publish(beacon(vm, 1)).await.unwrap();
+                relay.receive(inbox.next().await.unwrap());
+            }
+            relay.tend_ledger();
+            assert_eq!(relay.state().outgrown, outgrown, "{vms}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_sockets_are_told_of_the_fleet_is_bounded() {
+        // Of a small one all that changes, in the second after.
+        let small = told_of_the_fleet(5, 100, 60).await;
+        assert!((50 * 100 * 400..60 * 100 * 800).contains(&small), "{small}");
+        // Of a large one who is in it, and then one frame for each share of the bytes that it takes.
+        let frame = 400 * 110;
+        let large = told_of_the_fleet(400, 500, 120).await;
+        let most = 2 * 500 * frame + 120 * (512 << 10);
+        assert!((500 * frame / 2..most).contains(&large), "{large} of {most}");
     }
 
     #[tokio::test]

@@ -31,7 +31,7 @@ const button = new Button(client, form);
 
 watchVitals(client, announcer.say);
 client.on("alert", hearLanding);
-client.on("fleet", ({ instances }) => map.showFleet(instances, client.greeting?.instance));
+client.on("fleet", ({ instances, more }) => map.showFleet(instances, client.greeting?.instance, more));
 client.on("refresh-store", sayMissing);
 client.on("state", (state) => state === "connected" && landings.loaded());
 client.events.subscribe((events) => landings.show(events));

@@ -100,6 +100,8 @@ export interface Fleet {
     roundTripMs: number | null;
     lastSeen: number;
   }[];
+  /** VMs that are alive and not in `instances`: in a fleet of more than a thousand. */
+  more?: number;
 }
 
 export interface Ack {

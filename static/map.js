@@ -95,10 +95,13 @@ export class WorldMap {
     this.#draw();
   }
 
-  /** @param {string} [own] the id of this page's VM */
-  showFleet(instances, own) {
+  /**
+   * @param {string} [own] the id of this page's VM
+   * @param {number} [more] VMs that are not among these
+   */
+  showFleet(instances, own, more = 0) {
     const newest = Math.max(...instances.map(({ lastSeen }) => lastSeen));
-    const patience = Math.max(QUIET, QUIET_EACH * instances.length);
+    const patience = Math.max(QUIET, QUIET_EACH * (instances.length + more));
     const regions = new Map();
     const alive = new Set();
     for (const { instance, region, clients, lastSeen } of instances.slice(0, LIGHTS)) {
@@ -121,7 +124,7 @@ export class WorldMap {
       light.classList.toggle("quiet", newest - lastSeen > patience);
     }
     for (const [instance, light] of this.#lit) if (!alive.has(instance)) this.#fade(instance, light);
-    this.#vms = instances.length;
+    this.#vms = instances.length + more;
     this.#describe();
   }
 

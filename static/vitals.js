@@ -13,7 +13,7 @@ export function watchVitals(client, say) {
   client.on("state", show);
   // The count-down to the next attempt.
   setInterval(show, 500);
-  client.on("fleet", ({ instances }) => showFleet(instances, client.greeting?.instance));
+  client.on("fleet", ({ instances, more }) => showFleet(instances, client.greeting?.instance, more));
 }
 
 function showConnection({ state, greeting, nextAttempt }, say) {
@@ -35,12 +35,13 @@ function showConnection({ state, greeting, nextAttempt }, say) {
   if (state !== "connected") setText(element("round-trip"), words.UNKNOWN);
 }
 
-function showFleet(instances, own) {
+function showFleet(instances, own, more = 0) {
   const ours = instances.find(({ instance }) => instance === own);
   setText(element("round-trip"), words.duration(ours?.roundTripMs ?? undefined));
   const sockets = instances.reduce((sum, { clients }) => sum + clients, 0);
-  setText(element("sockets"), sockets.toLocaleString("en"));
-  setText(element("vms"), instances.length.toLocaleString("en"));
+  // Those of VMs that are only counted are not told.
+  setText(element("sockets"), sockets.toLocaleString("en") + (more ? "+" : ""));
+  setText(element("vms"), (instances.length + more).toLocaleString("en"));
   element("fleet").replaceChildren(...instances.slice(0, ROWS).map((vm) => row(vm, vm.instance === own)));
 }
 

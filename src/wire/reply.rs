@@ -12,13 +12,16 @@ use crate::channel::Channel;
 use crate::clock;
 use crate::cursor::Cursor;
 use crate::event::{Event, Kind, Letter, Origin};
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Instance};
 use crate::frame::{Frame, text_of_parts};
 use crate::history::{CatchUp, Hole, Missing};
 use crate::identity::Identity;
 
 /// Most events fit into so many bytes, so that their room need not grow.
 const USUAL: usize = 512;
+
+/// VMs in one `fleet`, which are about a tenth of what a socket may leave unread.
+pub const MOST_TOLD: usize = 1_000;
 
 /// The first message of every socket.
 pub fn connected(
@@ -164,14 +167,18 @@ pub fn direct(letter: &Letter) -> Frame {
     text(&Direct { r#type: "direct", letter })
 }
 
-/// Who is alive.
+/// Who is alive. Of more than [`MOST_TOLD`] those with the lowest ids, which stay the same.
 pub fn fleet(fleet: &Fleet) -> Frame {
     #[derive(Serialize)]
     struct Message<'a> {
         r#type: &'a str,
         instances: Vec<InstanceInfo<'a>>,
+        /// How many others there are.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        more: Option<usize>,
     }
-    text(&Message { r#type: "fleet", instances: instances(fleet) })
+    let more = fleet.len().checked_sub(MOST_TOLD).filter(|more| *more > 0);
+    text(&Message { r#type: "fleet", instances: told(fleet.instances().take(MOST_TOLD)), more })
 }
 
 /// One VM, as `fleet` and `/status` tell it.
@@ -185,9 +192,13 @@ pub struct InstanceInfo<'a> {
     last_seen: i64,
 }
 
+/// All that are alive.
 pub fn instances(fleet: &Fleet) -> Vec<InstanceInfo<'_>> {
-    fleet
-        .instances()
+    told(fleet.instances())
+}
+
+fn told<'a>(instances: impl Iterator<Item = (&'a String, &'a Instance)>) -> Vec<InstanceInfo<'a>> {
+    instances
         .map(|(name, instance)| InstanceInfo {
             instance: name,
             region: &instance.region,
@@ -265,7 +276,7 @@ fn text(message: &impl Serialize) -> Frame {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Sequence;
+    use crate::event::{Sequence, Told};
     use serde_json::{Value, json};
 
     const CURSOR: Cursor = Cursor { topic: 1, at: 2 };
@@ -289,6 +300,33 @@ mod tests {
         let expected = json!({"type": "refresh-store", "events": [], "complete": false, "reason": "too_old",
             "missing": {"from": 5, "to": 8}, "cursor": "00000001-2"});
         assert_eq!(whole, expected);
+    }
+
+    #[test]
+    fn a_fleet_of_thousands_is_told_in_part_and_the_rest_counted() {
+        let told = |vms: usize| {
+            let mut fleet = Fleet::default();
+            for vm in 0..vms {
+                let beacon = format!(
+                    r#"{{"beacon":{{"origin":{{"instance":"9080e6f3a{vm:05}","region":"ams"}},
+                    "sequence":{{"started":1,"number":0,"first":1,"firstAt":1}},"beat":1,"clients":5000,
+                    "roundTripMs":100,"intervalMs":3600000,"leaving":false}}}}"#
+                );
+                let Ok(Told::Beacon(beacon)) = Told::decode(beacon.as_bytes()) else { panic!("no beacon") };
+                fleet.hear(beacon, clock::now_micros());
+            }
+            super::fleet(&fleet)
+        };
+        let frame = value(&told(MOST_TOLD));
+        assert_eq!((frame["instances"].as_array().unwrap().len(), frame.get("more")), (MOST_TOLD, None));
+        let frame = told(MOST_TOLD + 7);
+        assert!(frame.bytes().len() < (1 << 20) / 8, "{}", frame.bytes().len());
+        let frame = value(&frame);
+        assert_eq!(frame["instances"].as_array().unwrap().len(), MOST_TOLD);
+        assert_eq!(
+            (&frame["instances"][0]["instance"], &frame["more"]),
+            (&json!("9080e6f3a00000"), &json!(7))
+        );
     }
 
     #[test]

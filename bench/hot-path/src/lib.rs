@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use alien_alert::admission::Admission;
 use alien_alert::auth::Visitor;
-use alien_alert::bus::Bus;
 use alien_alert::bus::memory::Topic;
+use alien_alert::bus::{Bus, Inbox, Join, Message};
 use alien_alert::channel::Channel;
 use alien_alert::clock;
 use alien_alert::config::{Config, HistoryLimits};
 use alien_alert::cursor::Cursor;
-use alien_alert::event::{Event, Kind, Origin, Sequence, Told};
+use alien_alert::event::{Beacon, Event, Kind, Origin, Sequence, Told};
 use alien_alert::frame::Frame;
 use alien_alert::frame::reader::Reader;
 use alien_alert::history::History;
@@ -51,6 +51,15 @@ pub const PARTS: [(&str, SetUp); 8] = [
     ("pass it to 64 sockets of a channel", || pass(Some("orders"))),
     ("read a client's frame", read),
     ("parse a client's alert", parse),
+];
+
+/// What a fleet's size is a part of, whose time is taken and whose instructions are not counted: most of
+/// them are of the setting up.
+pub const FLEETS: [(&str, SetUp); 4] = [
+    ("take in a beacon and an event of 10 VMs", || take_in(10)),
+    ("take in a beacon and an event of 1,000 VMs", || take_in(1_000)),
+    ("look after 10 VMs", || tend(10)),
+    ("look after 1,000 VMs", || tend(1_000)),
 ];
 
 /// How many times [`pass`] is done before its clients read.
@@ -145,6 +154,74 @@ fn read() -> Act {
 fn parse() -> Act {
     Box::new(|| {
         black_box(Request::parse(black_box(ALERT)).expect("an alert"));
+    })
+}
+
+/// A relay that knows so many VMs, each of which has published something, and how it hears more.
+struct Fleet {
+    runtime: Runtime,
+    relay: Arc<Relay>,
+    inbox: Inbox,
+    vms: usize,
+    heard: usize,
+}
+
+impl Fleet {
+    fn new(vms: usize) -> Self {
+        let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let config = Config::from_vars([]).expect("the defaults");
+        let bus = Bus::Memory(Topic::new(config.history).member());
+        let relay = Arc::new(Relay::new(config, bus, 1));
+        let inbox = runtime.block_on(relay.bus.join(Join::Resume, clock::now_micros())).expect("an inbox");
+        let mut fleet = Self { runtime, relay, inbox, vms, heard: 0 };
+        (0..vms).for_each(|_| fleet.hear());
+        fleet
+    }
+
+    /// Another one's beacon, and an event of it.
+    fn hear(&mut self) {
+        let number = (self.heard / self.vms + 1) as u64;
+        let origin =
+            Origin { instance: format!("9080e6f3a{:05}", self.heard % self.vms), region: "ams".into() };
+        let sequence = Sequence { started: AT, number, first: 1, first_at: AT };
+        let beacon = Beacon {
+            origin: origin.clone(),
+            sequence: Sequence { number: number - 1, ..sequence },
+            settled_until: clock::now_millis(),
+            beat: number,
+            asking: false,
+            clients: self.heard,
+            round_trip_ms: Some(100),
+            interval_ms: 3_600_000,
+            leaving: false,
+            given_up: Vec::new(),
+            heard: Vec::new(),
+        };
+        let event = Event { id: self.heard.to_string(), origin, sequence, ..event() };
+        let Self { runtime, relay, inbox, .. } = self;
+        runtime.block_on(async {
+            for told in [Told::Beacon(beacon), Told::Event(event)] {
+                drop(relay.bus.publish(Message { data: told.encode(), to: None }));
+                relay.receive(black_box(inbox.next().await.expect("it")));
+            }
+        });
+        self.heard += 1;
+    }
+}
+
+fn take_in(vms: usize) -> Act {
+    let mut fleet = Fleet::new(vms);
+    Box::new(move || fleet.hear())
+}
+
+/// What a VM does four times a second.
+fn tend(vms: usize) -> Act {
+    let Fleet { relay, .. } = Fleet::new(vms);
+    Box::new(move || {
+        black_box(relay.own_beacon_interval());
+        relay.tend_fleet();
+        relay.tend_receipts();
+        black_box(relay.tend_ledger());
     })
 }
 
