@@ -136,8 +136,7 @@ impl Authorizer {
         if let Some(kept_back) = self.0.complaints.pass() {
             warn!(
                 why = failed,
-                kept_back,
-                "the backend at CONNECT_URL can't be asked, and nobody is let in without"
+                kept_back, "the backend at CONNECT_URL can't be asked, and nobody is let in without"
             );
         }
         Err(Denied::Failed)

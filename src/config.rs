@@ -164,11 +164,7 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     ("LIFECYCLE_TOPIC", "", "topic of its own on which every connect and disconnect is told"),
     ("RUST_LOG", "info", "what is logged"),
     ("LOG_FORMAT", "by terminal", "text or json"),
-    (
-        "LOG_ADDRESSES",
-        "short",
-        "visitors' addresses in the log: short (IPv4 /24, IPv6 /48), or full",
-    ),
+    ("LOG_ADDRESSES", "short", "visitors' addresses in the log: short (IPv4 /24, IPv6 /48), or full"),
     (
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         "",

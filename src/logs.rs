@@ -234,7 +234,10 @@ mod tests {
             set_hook(before);
         });
         assert_eq!(lines.len(), 1, "{lines:?}");
-        assert_eq!((&lines[0]["level"], &lines[0]["message"]), (&"ERROR".into(), &"a defect: two\nlines".into()));
+        assert_eq!(
+            (&lines[0]["level"], &lines[0]["message"]),
+            (&"ERROR".into(), &"a defect: two\nlines".into())
+        );
         assert!(lines[0]["at"].as_str().unwrap().contains("logs.rs:"), "{}", lines[0]);
     }
 

@@ -21,11 +21,11 @@ pub fn start(_: &Identity) -> Result<(), ConfigError> {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Parent;
+pub struct Parent(());
 
 impl Parent {
     pub fn of_attribute(_: Option<&String>) -> Self {
-        Self
+        Self(())
     }
 
     pub fn attribute(&self) -> Option<&str> {
@@ -41,7 +41,7 @@ impl Taking {
     }
 
     pub fn parent(&self) -> Parent {
-        Parent
+        Parent(())
     }
 
     pub fn confirmed(&mut self, _: bool) {}

@@ -48,7 +48,7 @@ struct Export {
 /// One of OpenTelemetry's variables can't be used.
 pub fn start(identity: &Identity) -> Result<(), ConfigError> {
     let Some((name, endpoint)) = first_set(ENDPOINTS) else { return Ok(()) };
-    let is_ours = |scheme| matches!(scheme, "http" | "https");
+    let is_ours = |scheme: &str| matches!(scheme, "http" | "https");
     let is_url = |uri: Uri| uri.host().is_some() && uri.scheme_str().is_none_or(is_ours);
     if !endpoint.trim().parse().is_ok_and(is_url) {
         // Its value is not told: it may hold a password.

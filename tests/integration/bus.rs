@@ -94,7 +94,8 @@ async fn a_message_arrives_as_it_was_sent() {
     for kind in Kind::both().await {
         let member = kind.member("a").await;
         let mut inbox = member.join(Join::Resume, window()).await.unwrap();
-        let sent = Message { data: (0..=255).collect::<Vec<u8>>().into(), to: Some("a".into()) };
+        let data = (0..=255).collect::<Vec<u8>>().into();
+        let sent = Message { data, to: Some("a".into()), ..Message::default() };
         let before = clock::now_micros();
         member.publish(sent.clone()).await.unwrap();
         let delivery = next(&mut inbox).await;

@@ -77,7 +77,8 @@ async fn an_alert_is_one_trace_over_all_vms() {
     .enumerate()
     {
         let id = format!("raw {number}");
-        let attributes = if trace.is_empty() { json!({"unknown": "x"}) } else { json!({"traceparent": trace}) };
+        let attributes =
+            if trace.is_empty() { json!({"unknown": "x"}) } else { json!({"traceparent": trace}) };
         emulator.publish_with(&raw(number as u64 + 1, &id), attributes).await;
     }
     let ids: BTreeSet<_> =

@@ -96,7 +96,10 @@ impl Drop for Collector {
     }
 }
 
-async fn talk(client: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, collected: Arc<Mutex<Vec<Span>>>) {
+async fn talk(
+    client: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    collected: Arc<Mutex<Vec<Span>>>,
+) {
     let answer = service_fn(move |request: Request<Incoming>| {
         let collected = Arc::clone(&collected);
         async move {
