@@ -519,7 +519,7 @@ mod tests {
         let mut inbox = path.relay.bus.join(Join::Resume, i64::MAX).await.unwrap();
         for vm in 1..=100 {
             let beacon = Told::Beacon(beacon(&relay(&topic, vm)));
-            path.relay.bus.publish(Message { data: beacon.encode(), to: None }).await.unwrap();
+            path.relay.bus.publish(Message { data: beacon.encode(), ..Message::default() }).await.unwrap();
             path.relay.receive(inbox.next().await.unwrap());
         }
         assert_eq!(knows(&path.relay), 100);

@@ -756,7 +756,7 @@ mod tests {
             "sequence":{{"started":1,"number":0,"first":1,"firstAt":1}},"beat":{beat},"clients":{beat},
             "roundTripMs":100,"intervalMs":3600000,"leaving":false}}}}"#
         );
-        Message { data: beacon.into(), to: None }
+        Message { data: beacon.into(), ..Message::default() }
     }
 
     /// A relay, and its inbox on a topic of its own.

@@ -32,7 +32,7 @@ fuzz_target!(|text: &str| {
         for line in text.lines().take(64) {
             match line.split_at_checked(1) {
                 Some(("t", rest)) => {
-                    let message = Message { data: rest.as_bytes().to_vec().into(), to: None };
+                    let message = Message { data: rest.as_bytes().to_vec().into(), ..Message::default() };
                     let _ = relay.bus.publish(message).await;
                     let delivery = inbox.next().await.expect("what was published");
                     let _ = relay.receive(delivery);

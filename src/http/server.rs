@@ -77,7 +77,8 @@ pub async fn serve<R: Reply + 'static>(
     let most = MAX_CONNECTIONS / listeners.len().max(1);
     let complaints = Seldom::default();
     let accepting = listeners.into_iter();
-    join_all(accepting.map(|listener| accept_all(listener, Crowd::new(most), &routes, &complaints, &stop))).await;
+    join_all(accepting.map(|listener| accept_all(listener, Crowd::new(most), &routes, &complaints, &stop)))
+        .await;
 }
 
 /// Connections that are no sockets (yet), the oldest first.

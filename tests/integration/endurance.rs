@@ -112,11 +112,13 @@ async fn a_vm_is_after_all_that_what_it_was_before() {
     assert!(slope * rest < 4_000.0, "{slope:.1} kB a second: {memory:?}");
 
     pages.shutdown().await;
-    until("end of all sockets", async || (vms[0].status().await["connectedClients"] == 0).then_some(())).await;
+    until("end of all sockets", async || (vms[0].status().await["connectedClients"] == 0).then_some(()))
+        .await;
     let fresh = Vm::spawn_on(&host, "syd", &settings()).await;
     fresh.ready().await;
     // Connections to the topic differ by a few, as they are made and given up.
-    until("no more files than a new VM's", async || (files(&vms[0]) <= files(&fresh) + 8).then_some(())).await;
+    until("no more files than a new VM's", async || (files(&vms[0]) <= files(&fresh) + 8).then_some(()))
+        .await;
     println!("files at last: {}, of a new VM {}", files(&vms[0]), files(&fresh));
 }
 

@@ -88,7 +88,8 @@ impl Group {
             (std::path::Path::new("/sys/fs/cgroup"), vec![("cpu.max", format!("{quota} {period}"))])
         };
         let group = Self(root.join(name));
-        std::fs::create_dir(&group.0).expect("control groups can be made by root alone, where they are mounted");
+        std::fs::create_dir(&group.0)
+            .expect("control groups can be made by root alone, where they are mounted");
         for (file, value) in files {
             std::fs::write(group.0.join(file), value).unwrap();
         }

@@ -20,8 +20,8 @@ use crate::fleet::REGIONS;
 use crate::support::client::{Raw, open};
 use crate::support::crowd::{Crowd, PONG, ROOM, Return, live, numbers, press};
 use crate::support::emulator::Emulator;
-use crate::support::vm::Vm;
 use crate::support::until;
+use crate::support::vm::Vm;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_loses_nothing_and_spreads_those_who_return() {

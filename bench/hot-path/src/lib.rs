@@ -201,7 +201,7 @@ impl Fleet {
         let Self { runtime, relay, inbox, .. } = self;
         runtime.block_on(async {
             for told in [Told::Beacon(beacon), Told::Event(event)] {
-                drop(relay.bus.publish(Message { data: told.encode(), to: None }));
+                drop(relay.bus.publish(Message { data: told.encode(), ..Message::default() }));
                 relay.receive(black_box(inbox.next().await.expect("it")));
             }
         });
