@@ -419,7 +419,9 @@ mod tests {
         }
         let said_once = said(&shard);
         assert_eq!((said_once.len(), connections.state().writing.len()), (1, 1));
-        let Some(Notice::Tell(written)) = &said_once[0].written else { panic!("nobody waits for it") };
+        let Some(Notice::Tell(written)) = said_once[0].written.as_deref() else {
+            panic!("nobody waits for it")
+        };
         written.send_replace(true);
         while !connections.state().writing.is_empty() {
             tokio::task::yield_now().await;

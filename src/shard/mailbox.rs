@@ -48,14 +48,15 @@ pub struct Message {
     pub parts: Vec<Bytes>,
     /// However long it is, it is taken when little else waits.
     pub is_refresh: bool,
-    pub written: Option<Notice>,
+    /// Boxed: few have one, and a socket's turn is to stay small.
+    pub written: Option<Box<Notice>>,
 }
 
 impl Message {
     /// What a socket missed, perhaps among other frames; `asked` is when it asked for it. However long
     /// it is, it is taken when little else waits: what a channel holds is not the reader's fault.
     pub fn refresh(parts: Vec<Bytes>, asked: Stopwatch) -> Self {
-        Self { parts, is_refresh: true, written: Some(Notice::Time(asked)) }
+        Self { parts, is_refresh: true, written: Some(Notice::Time(asked).into()) }
     }
 }
 
@@ -191,7 +192,7 @@ impl Outbox {
 
     /// The same, for one who wants to know when it is written.
     pub fn push_noticed(&self, frame: Frame, written: watch::Sender<bool>) {
-        self.push(Message { written: Some(Notice::Tell(written)), ..frame.into() });
+        self.push(Message { written: Some(Notice::Tell(written).into()), ..frame.into() });
     }
 
     /// Ends the socket after what waits. The first reason stays.

@@ -64,7 +64,7 @@ struct Turn {
     /// Nothing comes after it.
     is_last: bool,
     cost: usize,
-    written: Option<Notice>,
+    written: Option<Box<Notice>>,
 }
 
 /// How far writing came.
@@ -426,7 +426,7 @@ mod tests {
                     let (notice, written) = watch::channel(false);
                     socket.say(
                         &log,
-                        Message { parts, is_refresh: false, written: Some(Notice::Tell(notice)) },
+                        Message { parts, is_refresh: false, written: Some(Notice::Tell(notice).into()) },
                         0,
                     );
                     notices.push((expected.len(), written));
