@@ -45,8 +45,9 @@ fn assert_said(lines: &[Value], expected: &[&str]) {
 #[tokio::test]
 async fn a_vm_s_life_is_told_turn_by_turn_in_lines_that_name_it() {
     let emulator = Emulator::start().await;
-    // All that any part of the program says.
-    let mut vm = Vm::spawn_on(&emulator.host(), "ams", &[("RUST_LOG", "trace")]).await;
+    // All that any part of the program says; room for so many is there anywhere.
+    let vars = [("RUST_LOG", "trace"), ("MAX_CONNECTIONS", "100")];
+    let mut vm = Vm::spawn_on(&emulator.host(), "ams", &vars).await;
     vm.ready().await;
     emulator.delete("subscriptions/ID_vm-ams").await;
     vm.logged("ready again").await;
@@ -94,6 +95,7 @@ async fn a_line_of_text_names_its_vm_in_short() {
         ("HOST", "127.0.0.1"),
         ("PORT", "0"),
         ("LOG_FORMAT", "text"),
+        ("MAX_CONNECTIONS", "100"),
         ("FLY_ALLOC_ID", "148ed123c79d89"),
         ("FLY_REGION", "ams"),
     ];
