@@ -17,6 +17,8 @@ use crate::support::token::{self, SECRET};
 use crate::support::vm::{Vm, command};
 use crate::support::{until, within};
 
+const LOST: &str = "no way through the topic; trying again until there is";
+
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// A client that a proxy says it is asking for.
@@ -45,11 +47,13 @@ fn assert_said(lines: &[Value], expected: &[&str]) {
 #[tokio::test]
 async fn a_vm_s_life_is_told_turn_by_turn_in_lines_that_name_it() {
     let emulator = Emulator::start().await;
-    // All that any part of the program says.
-    let mut vm = Vm::spawn_on(&emulator.host(), "ams", &[("RUST_LOG", "trace")]).await;
+    // All that any part of the program says; room for so many is there anywhere.
+    let vars = [("RUST_LOG", "trace"), ("MAX_CONNECTIONS", "100")];
+    let mut vm = Vm::spawn_on(&emulator.host(), "ams", &vars).await;
     vm.ready().await;
+    let before = vm.lines("ready").len();
     emulator.delete("subscriptions/ID_vm-ams").await;
-    vm.logged("ready again").await;
+    until("ready again", async || (vm.lines("ready").len() > before).then_some(())).await;
     vm.connect().await.alert(json!({})).await;
     assert_eq!(vm.end("TERM").await.0, Some(0));
     vm.logged("left").await;
@@ -64,28 +68,31 @@ async fn a_vm_s_life_is_told_turn_by_turn_in_lines_that_name_it() {
             assert!(line[field].is_string(), "{line}");
         }
     }
-    let told = log.iter().filter(|line| {
-        line["target"].as_str().unwrap().starts_with("alien_alert")
-            && !["DEBUG", "TRACE"].contains(&line["level"].as_str().unwrap())
-    });
-    let told: Vec<_> = told
-        .map(|line| {
-            let message = line["message"].as_str().unwrap();
-            (line["level"].as_str().unwrap(), message.split(" http://").next().unwrap())
-        })
-        .collect();
-    let life = [
-        ("INFO", "listening on"),
-        ("INFO", "topic created"),
-        ("INFO", "subscription created"),
-        ("INFO", "ready"),
-        ("WARN", "no way through the topic; trying again until there is"),
-        ("INFO", "ready again"),
-        ("INFO", "leaving"),
-        ("INFO", "subscription deleted"),
-        ("INFO", "left"),
-    ];
-    assert_eq!(told, life);
+    let is_told = |line: &&Value| {
+        let (target, level) = (line["target"].as_str().unwrap(), line["level"].as_str().unwrap());
+        target.starts_with("alien_alert") && ["INFO", "WARN", "ERROR"].contains(&level)
+    };
+    let told = log.iter().filter(is_told).map(|line| line["message"].as_str().unwrap());
+    // What becomes of the way through the topic: a slow emulator may make more of it than this test does.
+    let (way, rest): (Vec<_>, Vec<_>) =
+        told.partition(|told| told.starts_with("ready") || told.starts_with("no way"));
+    for (turn, told) in way.iter().enumerate() {
+        let was_lost = turn > 0 && way[turn - 1].starts_with("no way");
+        let expected = match (turn, was_lost) {
+            (_, true) => &["ready again"][..],
+            (0, false) => &["ready", LOST],
+            (_, false) => &[LOST],
+        };
+        assert!(expected.contains(told), "{told:?} is no turn after what was told: {way:?}");
+    }
+    assert!(way.len() >= 3 && way.ends_with(&["ready again"]), "{way:?}");
+    let [listening, middle @ .., leaving, deleted, left] = rest.as_slice() else { panic!("{rest:?}") };
+    assert!(listening.starts_with("listening on http://127.0.0.1:"), "{listening}");
+    assert_eq!([*leaving, *deleted, *left], ["leaving", "subscription deleted", "left"]);
+    let of_subscription = ["subscription created", "own subscription of before taken up"];
+    let (made, others): (Vec<&str>, Vec<_>) = middle.iter().partition(|told| of_subscription.contains(told));
+    assert_eq!(made.len(), 1, "{rest:?}");
+    assert!(others.is_empty() || others == ["topic created"], "{rest:?}");
 }
 
 #[tokio::test]
@@ -94,6 +101,7 @@ async fn a_line_of_text_names_its_vm_in_short() {
         ("HOST", "127.0.0.1"),
         ("PORT", "0"),
         ("LOG_FORMAT", "text"),
+        ("MAX_CONNECTIONS", "100"),
         ("FLY_ALLOC_ID", "148ed123c79d89"),
         ("FLY_REGION", "ams"),
     ];

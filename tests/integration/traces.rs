@@ -188,7 +188,6 @@ async fn settings_that_can_not_be_used_are_named() {
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://vm:hunter2@example.com", "http://localhost:4317"),
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://", "http://localhost:4317"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", "grpc"),
-        ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip", "compression"),
     ] {
         let vars = BTreeMap::from([
             ("HOST", "127.0.0.1"),
@@ -201,7 +200,6 @@ async fn settings_that_can_not_be_used_are_named() {
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(78), "{name}: {said}");
         assert!(said.starts_with("alien-alert: ") && said.trim_end().lines().count() == 1, "{said}");
-        assert!(said.contains(accepted) && !said.contains("hunter2"), "{said}");
-        assert!(said.contains(name) || name.ends_with("COMPRESSION"), "{said}");
+        assert!(said.contains(name) && said.contains(accepted) && !said.contains("hunter2"), "{said}");
     }
 }
