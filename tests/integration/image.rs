@@ -167,17 +167,27 @@ async fn on_fly_it_takes_the_files_that_it_needs_and_gives_up_root() {
     let front = [sudo, &few].concat();
     let mut vm = image.start_by(&front, &["--root"], &[("RUN_AS", "65532")]).await;
     assert_without_rights(&vm);
-    let limits = proc(&vm, "limits");
-    assert!(
-        limits.lines().any(|line| line.starts_with("Max open files") && line.contains("1048576")),
-        "{limits}"
-    );
-    assert_eq!(vm.lines("the system allows too few open files").len(), 0, "{:?}", vm.log());
+    // In some sandboxes root may not either. Then the VM has to live with it, like the one below.
+    let more = [&front[..], &["prlimit", "--nofile=10240:1048576", "true"]].concat();
+    if Command::new(more[0]).args(&more[1..]).output().unwrap().status.success() {
+        assert_eq!(vm.lines(TOO_FEW).len(), 0, "{:?}", vm.log());
+        let limits = proc(&vm, "limits");
+        let raised = |line: &str| line.starts_with("Max open files") && line.contains("1048576");
+        assert!(limits.lines().any(raised), "{limits}");
+    } else {
+        println!("NOT SHOWN HERE: this machine's root may not raise its limit on open files");
+        assert_room_for_fewer(&vm);
+    }
     assert_eq!(vm.end("INT").await.0, Some(0));
 
-    // Without root, the same limit leaves room for fewer sockets, and is told.
-    let vm = image.start_by(&few, &[], &[("RUN_AS", "65532")]).await;
-    let [told] = &vm.lines("the system allows too few open files")[..] else { panic!("{:?}", vm.log()) };
+    assert_room_for_fewer(&image.start_by(&few, &[], &[("RUN_AS", "65532")]).await);
+}
+
+const TOO_FEW: &str = "the system allows too few open files";
+
+/// A user without rights has to do with what there is, and it is told.
+fn assert_room_for_fewer(vm: &Vm) {
+    let [told] = &vm.lines(TOO_FEW)[..] else { panic!("{:?}", vm.log()) };
     assert_eq!((&told["room"], &told["wanted"]), (&6016.into(), &20_000.into()));
 }
 
