@@ -67,13 +67,13 @@ fn fan_outs(sockets: f64, events: f64, rng: &mut Rng) -> Vec<f64> {
         .collect();
     let mut fan_outs = Vec::with_capacity(EVENTS);
     let mut free: f64 = 0.0;
-    while let Some(first) = arrivals.get(fan_outs.len()) {
+    let mut rest = arrivals.as_slice();
+    while let Some(first) = rest.first() {
         let begun = free.max(*first);
-        let waiting = arrivals[fan_outs.len()..].iter().take_while(|at| **at <= begun).count();
-        free = begun + pass(sockets, waiting);
-        for index in fan_outs.len()..fan_outs.len() + waiting {
-            fan_outs.push(free - arrivals[index]);
-        }
+        let (waiting, later) = rest.split_at(rest.partition_point(|at| *at <= begun));
+        free = begun + pass(sockets, waiting.len());
+        fan_outs.extend(waiting.iter().map(|at| free - at));
+        rest = later;
     }
     fan_outs
 }
