@@ -24,5 +24,8 @@ RUN find build.rs static src -type f -exec touch {} + \
 # glibc, libgcc, CA certificates and a user without rights; no shell.
 FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /app/target/release/alien-alert /alien-alert
+# Who goes without a key needs root: Fly's socket is for root alone (docs/deploy.md).
+ARG RUN_AS=nonroot
+USER ${RUN_AS}
 EXPOSE 8080
 ENTRYPOINT ["/alien-alert"]
