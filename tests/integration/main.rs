@@ -31,6 +31,7 @@ mod doctor;
 mod faults;
 mod fleet;
 mod fleet_script;
+mod google;
 mod http;
 mod isolation;
 mod keyless;
