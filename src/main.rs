@@ -1,5 +1,6 @@
 //! The process: read the settings, set up, run the VM, and end with a code that tells how it went.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -7,7 +8,7 @@ use std::process::ExitCode;
 
 use alien_alert::config::{BusConfig, Config, ConfigError, VARIABLES};
 use alien_alert::signals::Signals;
-use alien_alert::{http, logs, privileges, traces, vm};
+use alien_alert::{doctor, http, logs, privileges, traces, vm};
 use tracing::{info, warn};
 
 // Sockets come and go by the thousand; this one gives memory back and packs small things well.
@@ -24,8 +25,10 @@ const CONFIG: u8 = 78;
 const LEAST_FILES: u64 = 1_024;
 
 fn main() -> ExitCode {
-    if let Some(argument) = std::env::args_os().nth(1) {
+    let mut arguments = std::env::args_os().skip(1);
+    if let Some(argument) = arguments.next() {
         return match argument.to_str() {
+            Some("doctor") => see_doctor(arguments.collect()),
             Some("--help" | "-h") => print(&help()),
             Some("--version" | "-V") => print(concat!("alien-alert ", env!("CARGO_PKG_VERSION"), "\n")),
             _ => fail(
@@ -40,10 +43,37 @@ fn main() -> ExitCode {
     if let Err(error) = privileges::give_up() {
         return fail(CONFIG, &error.to_string());
     }
-    match Config::from_env().and_then(|config| logs::start(&config.identity).map(|()| config)) {
+    match settings() {
         Ok(config) => run(config),
         Err(error) => fail(CONFIG, &error.to_string()),
     }
+}
+
+/// The settings, and logs that name the VM they tell of.
+fn settings() -> Result<Config, ConfigError> {
+    let config = Config::from_env()?;
+    logs::start(&config.identity)?;
+    Ok(config)
+}
+
+fn see_doctor(arguments: Vec<OsString>) -> ExitCode {
+    if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
+        return print(doctor::HELP);
+    }
+    let options = match doctor::Options::parse(arguments) {
+        Ok(options) => options,
+        Err(why) => return fail(USAGE, &why),
+    };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(UNAVAILABLE, &format!("the runtime can't be started: {error}")),
+    };
+    let examined = runtime.block_on(async {
+        let signals = Signals::catch().map_err(|error| format!("signals can't be caught: {error}"))?;
+        Ok(doctor::run(settings(), options, io::stdout(), signals.shutdown()).await)
+    });
+    runtime.shutdown_background();
+    examined.map_or_else(|why: String| fail(UNAVAILABLE, &why), ExitCode::from)
 }
 
 fn run(mut config: Config) -> ExitCode {
@@ -122,12 +152,14 @@ fn fail(code: u8, why: &str) -> ExitCode {
 fn help() -> String {
     let mut text = String::from(
         "Someone presses the red button, and every open page in the world knows.\n\n\
-         Usage: alien-alert\n\nSettings, by environment variable:\n",
+         Usage: alien-alert          runs a VM\n       \
+         alien-alert doctor   looks at what a deployment needs; see doctor --help\n\n\
+         Settings, by environment variable:\n",
     );
     for (name, default, meaning) in VARIABLES {
         let default = if default.is_empty() { String::new() } else { format!(" [{default}]") };
         // Writing to a String can't fail.
-        let _ = writeln!(text, "  {name:<31} {meaning}{default}");
+        let _ = writeln!(text, "  {name:<33} {meaning}{default}");
     }
     text
 }

@@ -212,6 +212,8 @@ async fn on_pubsub_the_subscription_is_as_it_should_be() {
     assert_eq!(subscription["messageRetentionDuration"], "3900s");
     assert_eq!(subscription["filter"], "NOT attributes:to OR attributes.to = \"a\"");
     assert_eq!(subscription["labels"]["app"], "alien-alert");
+    let created: i64 = subscription["labels"]["created"].as_str().unwrap().parse().unwrap();
+    assert!((clock::now_millis() / 1_000 - created).abs() < 60, "{created}");
     assert_eq!(emulator.topic("CONTRACT").await["messageRetentionDuration"], "3900s");
 }
 

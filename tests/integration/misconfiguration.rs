@@ -61,6 +61,8 @@ async fn each_bad_variable_is_named_with_what_is_accepted() {
         ("GOOGLE_CLOUD_PROJECT", "My Project", "project id"),
         ("PUBSUB_EMULATOR_HOST", "localhost", "host:port"),
         ("GOOGLE_APPLICATION_CREDENTIALS", "/no/such/key.json", "readable file"),
+        ("GOOGLE_WORKLOAD_IDENTITY_PROVIDER", "fly", "//iam.googleapis.com/projects/"),
+        ("GOOGLE_SERVICE_ACCOUNT", "vm@p.iam", "GOOGLE_WORKLOAD_IDENTITY_PROVIDER"),
         ("RUST_LOG", "alien=loud", "level"),
         ("LOG_FORMAT", "xml", "text or json"),
         ("LOG_ADDRESSES", "none", "short or full"),

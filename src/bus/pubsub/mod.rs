@@ -6,9 +6,13 @@
 
 mod admin;
 mod credentials;
+mod federation;
 mod names;
 mod outlet;
+pub mod probe;
+pub mod rights;
 
+use std::error::Error;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -146,15 +150,20 @@ impl PubSub {
             Err(error) => Some(error),
         };
 
+        let stream = self.listen().await;
+        let stream = stream.map_err(|error| BusError::new(format!("making the subscriber: {error}")))?;
+        Ok(Inbox { stream, not_sought })
+    }
+
+    /// A stream of messages over a connection of its own.
+    async fn listen(&self) -> google_cloud_gax::client_builder::Result<MessageStream> {
         let mut subscriber = Subscriber::builder().with_credentials(self.0.credentials.clone());
         if let Some(endpoint) = &self.0.endpoint {
             subscriber = subscriber.with_endpoint(endpoint);
         }
-        let subscriber = subscriber
-            .build()
-            .await
-            .map_err(|error| BusError::new(format!("making the subscriber: {error}")))?;
         let stream = subscriber
+            .build()
+            .await?
             .subscribe(&self.0.subscription)
             // Handled at once, so the shortest lease will do, and what went to the stream of a
             // process that died comes again as soon as Pub/Sub allows.
@@ -162,7 +171,7 @@ impl PubSub {
             // A VM that leaves must not wait for messages it will never handle.
             .set_shutdown_behavior(ShutdownBehavior::NackImmediately)
             .build();
-        Ok(Inbox { stream, not_sought })
+        Ok(stream)
     }
 
     pub(super) async fn reconnect(&self) -> Result<(), BusError> {
@@ -178,11 +187,14 @@ impl PubSub {
         &self,
         message: Message,
     ) -> impl Future<Output = Result<(), BusError>> + Send + use<> {
+        confirmation(self.send(message))
+    }
+
+    fn send(&self, message: Message) -> PublishFuture {
         let trace = message.trace.attribute().map(|trace| (traces::ATTRIBUTE, trace.to_owned()));
         let attributes = message.to.map(|to| (TO, to)).into_iter().chain(trace);
         let outgoing = model::Message::new().set_data(message.data).set_attributes(attributes);
-        let publisher = self.0.publisher.read().unwrap_or_else(PoisonError::into_inner);
-        confirmation(publisher.publish(outgoing))
+        self.0.publisher.read().unwrap_or_else(PoisonError::into_inner).publish(outgoing)
     }
 
     pub(super) async fn leave(&self) -> Result<(), BusError> {
@@ -195,7 +207,7 @@ impl PubSub {
 async fn confirmation(published: PublishFuture) -> Result<(), BusError> {
     published.await.map(drop).map_err(|error| {
         let cause = cause(&error);
-        BusError::new(format!("publishing: {error}")).because(cause)
+        BusError::new(format!("publishing: {}", chain(&error))).because(cause)
     })
 }
 
@@ -240,9 +252,7 @@ impl Inbox {
     pub(super) async fn next(&mut self) -> Result<Delivery, BusError> {
         match self.stream.next().await {
             Some(Ok((message, handler))) => {
-                let published_at = message.publish_time.map_or_else(crate::clock::now_micros, |time| {
-                    time.seconds() * 1_000_000 + i64::from(time.nanos()) / 1_000
-                });
+                let published_at = published_at(&message);
                 let to = message.attributes.get(TO).cloned();
                 let trace = Parent::of_attribute(message.attributes.get(traces::ATTRIBUTE));
                 Ok(Delivery {
@@ -251,10 +261,37 @@ impl Inbox {
                     receipt: super::Receipt::PubSub(Receipt(handler)),
                 })
             }
-            Some(Err(error)) => Err(BusError::new(format!("the stream of messages ended: {error}"))),
+            Some(Err(error)) => {
+                Err(BusError::new(format!("the stream of messages ended: {}", chain(&error))))
+            }
             None => Err(BusError::new("the stream of messages ended")),
         }
     }
+}
+
+/// When the topic took it, in µs.
+fn published_at(message: &model::Message) -> i64 {
+    message.publish_time.map_or_else(crate::clock::now_micros, |time| {
+        time.seconds() * 1_000_000 + i64::from(time.nanos()) / 1_000
+    })
+}
+
+/// An error and its causes, as far as they say more, on one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(told) = error.downcast_ref::<federation::NotTold>() {
+            // Google's library says much about it, and nothing more.
+            return told.to_string();
+        }
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text.replace(['\n', '\r'], " ")
 }
 
 /// Google's handle on one delivery; dropped, the message comes again.

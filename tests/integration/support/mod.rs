@@ -11,6 +11,7 @@ pub mod devtools;
 pub mod document;
 pub mod emulator;
 pub mod gate;
+pub mod google;
 pub mod http;
 pub mod listener;
 pub mod prometheus;
