@@ -371,7 +371,7 @@ mod tests {
             user: Some("anna".into()),
         };
         let heard =
-            Heard { instance: "vm-gone".into(), sequence, at: 1_764_000_003_000_000, lost: vec![4..6] };
+            Heard { instance: "vm-gone".into(), sequence, at: 1_764_000_003_000_000, lost: vec![4..6, 8..9] };
         let beacon = Beacon {
             origin: origin(),
             sequence,
@@ -382,7 +382,7 @@ mod tests {
             round_trip_ms: Some(31),
             interval_ms: 15_000,
             leaving: false,
-            given_up: vec![2..3],
+            given_up: vec![2..3, 5..6],
             heard: vec![heard],
         };
         let receipts = Receipts {
