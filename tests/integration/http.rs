@@ -101,6 +101,7 @@ async fn metrics_count_what_happens() {
         "alien_alert_sockets_opened_total{kind=\"new\"} 2",
         "alien_alert_publish_errors_total{cause=\"no_answer\"} 0",
         "alien_alert_publish_duration_seconds_count 1",
+        "alien_alert_seeks_total{cause=\"start\"} 1",
         "alien_alert_history_events 1",
         "alien_alert_ready 1",
     ] {

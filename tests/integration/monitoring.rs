@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::Stdio;
 
+use alien_alert::bus::Cause;
 use serde_json::{Value, json};
 
 use crate::support::backend::{Backend, says};
@@ -122,6 +123,30 @@ fn names_are_found_in_expressions() {
     );
     assert_eq!(found(r#"count(up{job="j"} == 0) or vector(0)"#), ["up"]);
     assert_eq!(found("0.5 * a + 100 and on (instance) b offset 1h"), ["a", "b"]);
+}
+
+#[tokio::test]
+async fn what_the_topic_does_not_take_is_counted_by_its_cause() {
+    let mut emulator = Emulator::start().await;
+    let vm = Vm::spawn_on(&emulator.host(), "ams", &[("BEACON_INTERVAL", "1")]).await;
+    vm.ready().await;
+    let counted = async |causes: &[&str]| {
+        let metrics = get(vm.port, "/metrics").await;
+        let count = |cause: &&str| {
+            let counter = format!("alien_alert_publish_errors_total{{cause=\"{cause}\"}} ");
+            let count = metrics.text().lines().find_map(|line| line.strip_prefix(&counter)).unwrap();
+            count.parse::<u64>().unwrap()
+        };
+        causes.iter().map(count).sum::<u64>()
+    };
+    assert_eq!(counted(&Cause::NAMES).await, 0);
+    emulator.delete("topics/ALIEN_NOTIFICATIONS").await;
+    until("error of a topic that is gone", async || (counted(&["missing"]).await > 0).then_some(())).await;
+    let before = counted(&["no_answer", "other"]).await;
+    emulator.kill();
+    let more = async || (counted(&["no_answer", "other"]).await > before).then_some(());
+    until("error of a service that is gone", more).await;
+    assert_eq!(counted(&["denied", "quota", "full", "leaving"]).await, 0);
 }
 
 /// Something of everything that is counted.
