@@ -35,7 +35,7 @@ const FAREWELL: Duration = Duration::from_millis(300);
 const CLOSING: Duration = Duration::from_secs(1);
 const CLOSING_EACH: Duration = Duration::from_micros(200);
 
-/// For the sockets to hear that they are closed, and the collector of the last traces.
+/// For the sockets to hear that they are closed.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// For the backend to hear of the last disconnects.
@@ -113,9 +113,9 @@ pub async fn run(
         while shards.join_next().await.is_some() {}
         sockets.wait().await;
     };
-    // All that they are of is over.
-    let (closed, ()) = tokio::join!(timeout(LAST_WORDS, closed), traces::finish(LAST_WORDS));
-    if closed.is_err() {
+    // All that they are of is over. Sent beside what else is left to do.
+    let traced = tokio::spawn(traces::finish(LAST_WORDS + LAST_REPORTS));
+    if timeout(LAST_WORDS, closed).await.is_err() {
         let sockets = relay.clients() + sockets.len();
         info!(sockets, "sockets that did not answer the close are dropped");
     }
@@ -127,6 +127,7 @@ pub async fn run(
     if !server.is_finished() {
         let _ = server.await;
     }
+    let _ = traced.await;
     info!(took = ?begun.elapsed(), "left");
     ended
 }
