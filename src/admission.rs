@@ -1,7 +1,7 @@
 //! Who may open a socket now: how many there are in all, how many of this address, how fast.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -52,7 +52,8 @@ pub enum Refusal {
 #[derive(Debug)]
 pub struct Place {
     admission: Arc<Admission>,
-    address: IpAddr,
+    /// The visitor's, all of it.
+    pub address: IpAddr,
 }
 
 impl Admission {
@@ -70,17 +71,18 @@ impl Admission {
     /// # Errors
     /// A bound is reached.
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Place, Refusal> {
+        let group = group(address);
         let asked = self.asked.fetch_add(1, Ordering::Relaxed);
         if asked.is_multiple_of(SWEEP_EVERY) {
             self.rate.retain_recent();
             let now = Instant::now();
             self.sockets().flooded.retain(|_, until| *until > now);
         }
-        let wait = self.sockets().flooded.get(&address).map(|until| until.duration_since(Instant::now()));
+        let wait = self.sockets().flooded.get(&group).map(|until| until.duration_since(Instant::now()));
         if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
             return Err(Refusal::Flooded(wait.as_secs() + 1));
         }
-        if let Err(not_until) = self.rate.check_key(&address) {
+        if let Err(not_until) = self.rate.check_key(&group) {
             let wait = not_until.wait_time_from(self.clock.now());
             return Err(Refusal::TooFast(wait.as_secs() + 1));
         }
@@ -88,7 +90,7 @@ impl Admission {
         if sockets.all >= self.limits.connections {
             return Err(Refusal::Full);
         }
-        let of_address = sockets.by_address.entry(address).or_default();
+        let of_address = sockets.by_address.entry(group).or_default();
         if *of_address >= self.limits.connections_per_address {
             return Err(Refusal::TooMany);
         }
@@ -111,7 +113,7 @@ impl std::fmt::Debug for Admission {
 impl Place {
     /// Its socket is cut off for flooding.
     pub fn flooded(&self) {
-        self.admission.sockets().flooded.insert(self.address, Instant::now() + FLOOD_PAUSE);
+        self.admission.sockets().flooded.insert(group(self.address), Instant::now() + FLOOD_PAUSE);
     }
 }
 
@@ -119,12 +121,24 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut sockets = self.admission.sockets();
         sockets.all -= 1;
-        if let Some(of_address) = sockets.by_address.get_mut(&self.address) {
+        let group = group(self.address);
+        if let Some(of_address) = sockets.by_address.get_mut(&group) {
             *of_address -= 1;
             if *of_address == 0 {
-                sockets.by_address.remove(&self.address);
+                sockets.by_address.remove(&group);
             }
         }
+    }
+}
+
+/// What counts as one address: an IPv6 client has a /64 at least.
+fn group(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
@@ -152,6 +166,19 @@ mod tests {
         drop(first);
         assert!(admission.admit(A).is_ok());
         assert_eq!(admission.sockets().by_address.len(), 2);
+    }
+
+    #[test]
+    fn ipv6_counts_by_its_network() {
+        let admission = admission(&[("MAX_CONNECTIONS_PER_ADDRESS", "1")]);
+        let admit = |address: &str| admission.admit(address.parse().unwrap());
+        let place = admit("2001:db8:1:2:3:4:5:6").unwrap();
+        assert_eq!(admit("2001:db8:1:2::1").unwrap_err(), Refusal::TooMany);
+        assert!(admit("2001:db8:1:3::1").is_ok());
+        place.flooded();
+        drop(place);
+        assert_eq!(admit("2001:db8:1:2::1").unwrap_err(), Refusal::Flooded(FLOOD_PAUSE.as_secs()));
+        assert!(admission.sockets().by_address.is_empty());
     }
 
     #[test]

@@ -8,11 +8,9 @@ use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::fmt;
 use std::net::IpAddr;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::StatusCode;
 use hyper::header::{self, HeaderMap};
@@ -26,6 +24,7 @@ use tracing::warn;
 use crate::auth::{Visitor, is_user};
 use crate::channel::Channel;
 use crate::config::{ConfigError, Env};
+use crate::logs::Seldom;
 
 /// From the question to the end of the answer. A person waits for it.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -38,9 +37,6 @@ const MAX_ANSWER: usize = 64 << 10;
 /// An idle connection is let go of before the other side does it, which is 5 s with Node's servers: a
 /// request that meets such an end fails.
 const KEEP_IDLE: Duration = Duration::from_secs(4);
-
-/// An operator hears of failures this often at most.
-const COMPLAINTS_PER_MINUTE: NonZeroU32 = NonZeroU32::new(6).unwrap();
 
 /// Of one connection alone (RFC 9110, 7.6.1), besides those that `Connection` names.
 const HOP_BY_HOP: [&str; 8] = [
@@ -62,7 +58,7 @@ struct Inner {
     url: Url,
     client: Client,
     places: Semaphore,
-    complaints: DefaultDirectRateLimiter,
+    complaints: Seldom,
 }
 
 /// What is asked, as the JSON of a POST.
@@ -122,7 +118,7 @@ impl Authorizer {
             .build()
             .map_err(|error| ConfigError::new(format!("CONNECT_URL: {}", chain(&error))))?;
         let places = Semaphore::new(MAX_REQUESTS);
-        let complaints = RateLimiter::direct(Quota::per_minute(COMPLAINTS_PER_MINUTE));
+        let complaints = Seldom::default();
         Ok(Some(Self(Arc::new(Inner { url, client, places, complaints }))))
     }
 
@@ -137,8 +133,11 @@ impl Authorizer {
             Ok(Err(why)) => why,
             Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
         };
-        if self.0.complaints.check().is_ok() {
-            warn!(why = failed, "the backend at CONNECT_URL can't be asked, and nobody is let in without");
+        if let Some(kept_back) = self.0.complaints.pass() {
+            warn!(
+                why = failed,
+                kept_back, "the backend at CONNECT_URL can't be asked, and nobody is let in without"
+            );
         }
         Err(Denied::Failed)
     }

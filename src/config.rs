@@ -115,13 +115,25 @@ impl std::error::Error for ConfigError {}
 pub const VARIABLES: &[(&str, &str, &str)] = &[
     ("PORT", "8080", "port to listen on"),
     ("HOST", "0.0.0.0", "address to listen on"),
+    ("RUN_AS", "", "user, by number, to go on as where root starts it: with root's limit on open files"),
     ("FLY_ALLOC_ID", "a new UUID", "this VM's id, set by Fly; else FLY_MACHINE_ID, else GAE_INSTANCE"),
     ("FLY_REGION", "LOCAL_REGION", "where this VM is, set by Fly"),
     ("FLY_APP_NAME", "", "set by Fly: Pub/Sub is then a must, and Fly-Client-IP is believed"),
     ("BUS", "by what is set", "pubsub, or memory for one VM alone"),
-    ("GOOGLE_CLOUD_PROJECT", "the key's project", "project of the topic"),
+    ("GOOGLE_CLOUD_PROJECT", "the account's project", "project of the topic"),
     ("GOOGLE_SERVICE_ACCOUNT_JSON", "", "contents of a service account's key"),
     ("GOOGLE_APPLICATION_CREDENTIALS", "", "path of a credentials file"),
+    (
+        "GOOGLE_WORKLOAD_IDENTITY_PROVIDER",
+        "",
+        "in place of a key, on Fly: who believes Fly's word, //iam.googleapis.com/projects/…/providers/…",
+    ),
+    (
+        "GOOGLE_SERVICE_ACCOUNT",
+        "",
+        "with it: the service account to act as, NAME@PROJECT.iam.gserviceaccount.com",
+    ),
+    ("FLY_API_SOCKET", "/.fly/api", "with it: where Fly says who this Machine is"),
     ("PUBSUB_EMULATOR_HOST", "", "host:port of the Pub/Sub emulator"),
     ("TOPIC", "ALIEN_NOTIFICATIONS", "topic that all VMs share"),
     ("HISTORY_SECONDS", "3600", "how far back catch-up reaches, by age (23 h at most)"),
@@ -163,6 +175,12 @@ pub const VARIABLES: &[(&str, &str, &str)] = &[
     ("LIFECYCLE_TOPIC", "", "topic of its own on which every connect and disconnect is told"),
     ("RUST_LOG", "info", "what is logged"),
     ("LOG_FORMAT", "by terminal", "text or json"),
+    ("LOG_ADDRESSES", "short", "visitors' addresses in the log: short (IPv4 /24, IPv6 /48), or full"),
+    (
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "",
+        "collector of traces (OTLP by gRPC), such as http://localhost:4317, for a build with the feature otlp",
+    ),
 ];
 
 /// The variables as they stand in the environment.
@@ -183,6 +201,9 @@ pub struct Env {
     pub google_cloud_project: Option<String>,
     pub google_service_account_json: Option<String>,
     pub google_application_credentials: Option<String>,
+    pub google_workload_identity_provider: Option<String>,
+    pub google_service_account: Option<String>,
+    pub fly_api_socket: Option<String>,
     pub pubsub_emulator_host: Option<String>,
     pub topic: Option<String>,
     pub history_seconds: Option<String>,
@@ -316,17 +337,16 @@ fn choose_bus(env: &Env, key_file: &Path, history: &HistoryLimits) -> Result<Bus
         if env.fly_app_name.is_some() {
             return Err(ConfigError::new(
                 "FLY_APP_NAME is set but Pub/Sub is not configured: VMs would not hear one another. \
-                 Set GOOGLE_SERVICE_ACCOUNT_JSON (fly secrets set), or BUS=memory for one VM alone",
+                 Set GOOGLE_SERVICE_ACCOUNT_JSON (fly secrets set) or GOOGLE_WORKLOAD_IDENTITY_PROVIDER, or \
+                 BUS=memory for one VM alone",
             ));
         }
         return Ok(BusConfig::Memory);
     }
     let named = env.google_cloud_project.clone().map(|project| ("GOOGLE_CLOUD_PROJECT", project));
-    let of_key = || Some(("the key's project_id", credentials.project()?));
-    let (source, project) = named.or_else(of_key).ok_or_else(|| {
-        ConfigError::new(
-            "GOOGLE_CLOUD_PROJECT is not set and no service account's key names a project: set it",
-        )
+    let of_account = || Some(("the service account's project (a key's project_id)", credentials.project()?));
+    let (source, project) = named.or_else(of_account).ok_or_else(|| {
+        ConfigError::new("GOOGLE_CLOUD_PROJECT is not set and no service account names a project: set it")
     })?;
     pubsub::check_project(source, &project)?;
     Ok(BusConfig::PubSub(pubsub::Settings { project, topic, credentials, window: history.age }))
@@ -463,6 +483,8 @@ mod tests {
             ("FLY_ALLOC_ID", "a/b"),
             ("GOOGLE_APPLICATION_CREDENTIALS", "/does/not/exist.json"),
             ("GOOGLE_SERVICE_ACCOUNT_JSON", "not json"),
+            ("GOOGLE_WORKLOAD_IDENTITY_PROVIDER", "fly"),
+            ("GOOGLE_SERVICE_ACCOUNT", "nobody"),
         ] {
             let error = read(&[(name, value)]).expect_err(name).to_string();
             assert!(error.starts_with(name), "{name}={value}: {error}");

@@ -115,7 +115,7 @@ impl Relay {
     /// It was not, or nobody knows.
     pub async fn ask(&self, to: &ClientId, wish: Wish) -> Result<Outcome, Unreached> {
         let answered = self.ask_uncounted(to, wish).await;
-        self.metrics.asked(match &answered {
+        self.metrics.asks.inc(match &answered {
             Ok(Outcome::Written) => "written",
             Ok(Outcome::Described(_)) => "described",
             Ok(Outcome::Closed) => "closed",
@@ -175,9 +175,10 @@ impl Relay {
         let wish = Wish::Write(letter);
         let ask = Ask { id: Uuid::new_v4().to_string(), from: None, client_id: to.0.clone(), wish };
         let message = to_instance(to.instance(), Told::Ask(ask));
+        let client_id = Arc::clone(&from.client_id);
         self.publishing.send(message, move |confirmed| {
             let confirmed = confirmed.map_err(|error| {
-                debug!(event_id, %error, "message to a connection not published");
+                debug!(eventId = event_id, clientId = &*client_id, %error, "message to a connection not published");
                 NOT_TAKEN
             });
             report(&sender, id.as_deref(), &event_id, confirmed);
@@ -215,7 +216,7 @@ pub fn letter(id: Option<String>, sender_id: Option<&str>, data: Box<RawValue>) 
 
 /// A message for one VM alone.
 pub fn to_instance(instance: &str, told: Told) -> Message {
-    Message { data: told.encode(), to: Some(instance.into()) }
+    Message { data: told.encode(), to: Some(instance.into()), ..Message::default() }
 }
 
 /// The answering side.
@@ -368,7 +369,7 @@ mod tests {
     use crate::bus::memory::Topic;
     use crate::config::Config;
     use crate::hub::Hub;
-    use crate::shard::{Command, Mailbox, Message as Own};
+    use crate::shard::{Command, Mailbox, Message as Own, Notice};
 
     #[test]
     fn ids_of_connections_are_known_by_their_form() {
@@ -418,7 +419,10 @@ mod tests {
         }
         let said_once = said(&shard);
         assert_eq!((said_once.len(), connections.state().writing.len()), (1, 1));
-        said_once[0].written.as_ref().unwrap().send_replace(true);
+        let Some(Notice::Tell(written)) = said_once[0].written.as_deref() else {
+            panic!("nobody waits for it")
+        };
+        written.send_replace(true);
         while !connections.state().writing.is_empty() {
             tokio::task::yield_now().await;
         }

@@ -328,6 +328,111 @@ mod tests {
         assert_eq!(again.data.get(), r#"{"a" : 1.0e0, "a":"é"}"#);
     }
 
+    /// One message of each kind, with all that it may have.
+    fn samples() -> Vec<Told> {
+        let raw = |json: &str| RawValue::from_string(json.into()).unwrap();
+        let origin = || Origin { instance: "9080e6f3a12345".into(), region: "ams".into() };
+        let sequence =
+            Sequence { started: 1_764_000_000_000, number: 7, first: 3, first_at: 1_764_000_000_123 };
+        let event = |kind: &str, channel: Option<&str>| {
+            Told::Event(Event {
+                id: "b7e23ec2-9af0-4b1a-8a57-5d4b7a6c1f00".into(),
+                kind: kind.to_owned().into(),
+                channel: channel.map(|channel| Channel::new(channel).unwrap()),
+                sender_id: "0af7651916cd43dd8448eb211c80319c@9080e6f3a12345".into(),
+                data: raw(r#"{"place":"Roswell","lat":33.4}"#),
+                timestamp: 1_764_000_001_000,
+                origin: origin(),
+                sequence,
+                wants_receipt: kind == "alert",
+            })
+        };
+        let ask = |wish| {
+            Told::Ask(Ask {
+                id: "ask".into(),
+                from: Some("vm-sin".into()),
+                client_id: "client@9080e6f3a12345".into(),
+                wish,
+            })
+        };
+        let letter = Letter {
+            id: "letter".into(),
+            sender_id: Some("sender@vm-sin".into()),
+            data: raw("[1,2]"),
+            timestamp: 1_764_000_002_000,
+        };
+        let answer = |outcome| Told::Answer(Answer { id: "ask".into(), outcome });
+        let description = Description {
+            client_id: "client@9080e6f3a12345".into(),
+            instance: "9080e6f3a12345".into(),
+            region: "ams".into(),
+            connected_at: 1_764_000_000_500,
+            channels: vec![Channel::new("jobs").unwrap()],
+            user: Some("anna".into()),
+        };
+        let heard =
+            Heard { instance: "vm-gone".into(), sequence, at: 1_764_000_003_000_000, lost: vec![4..6, 8..9] };
+        let beacon = Beacon {
+            origin: origin(),
+            sequence,
+            settled_until: 1_764_000_000_900,
+            beat: 12,
+            asking: true,
+            clients: 42,
+            round_trip_ms: Some(31),
+            interval_ms: 15_000,
+            leaving: false,
+            given_up: vec![2..3, 5..6],
+            heard: vec![heard],
+        };
+        let receipts = Receipts {
+            instance: "vm-sin".into(),
+            receipts: vec![Receipt { event_id: "event".into(), sockets: 3 }],
+        };
+        vec![
+            event("alert", None),
+            event("broadcast", Some("team")),
+            event("job.done", Some("user:anna")),
+            Told::Beacon(beacon),
+            ask(Wish::Write(letter)),
+            ask(Wish::Describe),
+            ask(Wish::Close),
+            answer(Outcome::Written),
+            answer(Outcome::Described(description)),
+            answer(Outcome::Closed),
+            answer(Outcome::Gone),
+            Told::Receipts(receipts),
+        ]
+    }
+
+    /// While a deployment rolls, two versions talk to one another. Each version's words are recorded in a
+    /// file of its name; this one must understand all of them, and say what is recorded of it.
+    #[test]
+    fn every_version_s_words_are_understood() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recorded");
+        let mut versions = 0;
+        for file in std::fs::read_dir(&folder).unwrap() {
+            let path = file.unwrap().path();
+            let recorded = std::fs::read_to_string(&path).unwrap();
+            for line in recorded.lines() {
+                Told::decode(line.as_bytes())
+                    .unwrap_or_else(|error| panic!("{}: {error}: {line}", path.display()));
+            }
+            versions += 1;
+        }
+        assert!(versions > 0);
+        let own = folder.join(concat!(env!("CARGO_PKG_VERSION"), ".jsonl"));
+        let recorded = std::fs::read_to_string(&own).unwrap_or_default();
+        let said: String =
+            samples().iter().map(|told| format!("{}\n", str::from_utf8(&told.encode()).unwrap())).collect();
+        assert_eq!(
+            said,
+            recorded,
+            "the words have changed: is the change one that the last version understands? then record it in {}",
+            own.display()
+        );
+    }
+
     #[test]
     fn messages_are_as_long_as_they_are_said_to_be() {
         const AT: i64 = 1_764_000_000_000;

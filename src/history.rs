@@ -200,6 +200,11 @@ impl History {
     pub fn is_empty(&self) -> bool {
         self.events == 0
     }
+
+    /// What it takes of its limit of bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
 }
 
 impl Stream {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::channel::Channel;
 use crate::clock;
 use crate::frame::Frame;
+use crate::metrics::Stopwatch;
 use crate::shard::{Command, Mailbox, Outbox};
 
 pub struct Hub {
@@ -135,6 +136,21 @@ impl Hub {
         counts.iter().sum::<usize>() - usize::from(except.is_some_and(hears))
     }
 
+    /// Stops `watch` when all that was sent to these sockets so far is written, as far as the system takes
+    /// it; never, if there are none.
+    pub fn time(&self, channel: Option<&Channel>, watch: Stopwatch) {
+        let counts = channel.map_or(Some(&self.loads), |channel| self.channels.get(channel));
+        let counts = counts.into_iter().flat_map(|counts| counts.iter());
+        let mut shards =
+            self.shards.iter().zip(counts).filter_map(|(shard, count)| (*count > 0).then_some(shard));
+        let Some(one) = shards.next() else { return };
+        for other in shards {
+            other.send(Command::Time(watch.clone()));
+        }
+        // None is kept here: the last one to be stopped is to be one of theirs.
+        one.send(Command::Time(watch));
+    }
+
     /// Every socket's outbox, in no order.
     pub fn outboxes(&self) -> Vec<Outbox> {
         self.sockets.values().map(|socket| socket.outbox.clone()).collect()
@@ -143,6 +159,8 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
+    use prometheus_client::metrics::histogram::Histogram;
+
     use super::*;
 
     /// What a shard of two has been told, by the frames' last byte and the excepted one.
@@ -173,6 +191,20 @@ mod tests {
         assert_eq!(hub.send(None, &Frame::text(b"3"), Some("elsewhere")), 3);
         assert_eq!(told(&first), [(b'1', false), (b'2', false), (b'3', false)]);
         assert_eq!(told(&second), [(b'1', false), (b'2', true), (b'3', false)]);
+    }
+
+    #[test]
+    fn a_watch_goes_to_each_shard_with_somebody_who_hears() {
+        let (mut hub, shards) = hub();
+        let [channel, empty] = ["c", "d"].map(|name| Channel::new(name).unwrap());
+        hub.subscribe("b", &channel, 1);
+        for (channel, expected) in [(None, [1, 1]), (Some(&channel), [0, 1]), (Some(&empty), [0, 0])] {
+            hub.time(channel, Stopwatch::since(0, &Histogram::new([1.0])));
+            let watches = |shard: &Mailbox| {
+                shard.waiting().iter().filter(|command| matches!(command, Command::Time(_))).count()
+            };
+            assert_eq!(shards.each_ref().map(watches), expected, "{channel:?}");
+        }
     }
 
     #[test]

@@ -52,6 +52,12 @@ impl Identity {
         Ok(Self { instance: instance.into(), region: region.into(), on_fly: env.fly_app_name.is_some() })
     }
 
+    /// At the same place, what is no VM: of a name that no VM has, so that what is for it is for nobody else.
+    pub fn probe(&self) -> Self {
+        let instance = format!("doctor-{}", Uuid::new_v4().simple()).into();
+        Self { instance, ..self.clone() }
+    }
+
     /// Whether a VM could be called so.
     pub fn is_instance(id: &str) -> bool {
         (1..=MAX_ID).contains(&id.len()) && pubsub::check_characters("", id).is_ok()

@@ -7,9 +7,11 @@
 //! [`hub`]. Its memory are the [`history`], the [`fleet`], and the [`ledger`] of what is missing.
 //! Clients come in by [`http`], where [`auth`] and [`admission`] let them, and stay as a socket of a
 //! [`shard`]; what is said there is in [`wire`]. A backend reaches one of them by [`connections`], and hears of their coming
-//! and going by [`lifecycle`].
+//! and going by [`lifecycle`]. Before all that, the [`doctor`] looks whether a VM would have what it needs.
 
 pub mod vm;
+
+pub mod doctor;
 
 pub mod admission;
 pub mod auth;
@@ -42,7 +44,10 @@ pub mod wire;
 pub mod clock;
 pub mod logs;
 pub mod metrics;
+pub mod privileges;
+pub mod process;
 pub mod signals;
+pub mod traces;
 
 #[cfg(test)]
 mod model;

@@ -269,7 +269,7 @@ async fn publish(
     let mut rest = Vec::new();
     for (confirmed, report) in sent {
         let confirmed = timeout_at(end, confirmed).await;
-        let no_answer = |_| Err(BusError("publishing: no answer in time".into()));
+        let no_answer = |_| Err(BusError::new("publishing: no answer in time"));
         if let Err(error) = confirmed.unwrap_or_else(no_answer) {
             failed = Some(error);
             rest.push(report);

@@ -1,5 +1,6 @@
 //! The process: read the settings, set up, run the VM, and end with a code that tells how it went.
 
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -7,7 +8,7 @@ use std::process::ExitCode;
 
 use alien_alert::config::{BusConfig, Config, ConfigError, VARIABLES};
 use alien_alert::signals::Signals;
-use alien_alert::{http, logs, vm};
+use alien_alert::{doctor, http, logs, privileges, traces, vm};
 use tracing::{info, warn};
 
 // Sockets come and go by the thousand; this one gives memory back and packs small things well.
@@ -24,8 +25,10 @@ const CONFIG: u8 = 78;
 const LEAST_FILES: u64 = 1_024;
 
 fn main() -> ExitCode {
-    if let Some(argument) = std::env::args_os().nth(1) {
+    let mut arguments = std::env::args_os().skip(1);
+    if let Some(argument) = arguments.next() {
         return match argument.to_str() {
+            Some("doctor") => see_doctor(arguments.collect()),
             Some("--help" | "-h") => print(&help()),
             Some("--version" | "-V") => print(concat!("alien-alert ", env!("CARGO_PKG_VERSION"), "\n")),
             _ => fail(
@@ -34,10 +37,43 @@ fn main() -> ExitCode {
             ),
         };
     }
-    match logs::start().and_then(|()| Config::from_env()) {
+    // Its memory is many small things, which pages of 2 MiB would round up by megabytes. Where the system
+    // has no such pages, that is as well.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
+    if let Err(error) = privileges::give_up() {
+        return fail(CONFIG, &error.to_string());
+    }
+    match settings() {
         Ok(config) => run(config),
         Err(error) => fail(CONFIG, &error.to_string()),
     }
+}
+
+/// The settings, and logs that name the VM they tell of.
+fn settings() -> Result<Config, ConfigError> {
+    let config = Config::from_env()?;
+    logs::start(&config.identity)?;
+    Ok(config)
+}
+
+fn see_doctor(arguments: Vec<OsString>) -> ExitCode {
+    if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
+        return print(doctor::HELP);
+    }
+    let options = match doctor::Options::parse(arguments) {
+        Ok(options) => options,
+        Err(why) => return fail(USAGE, &why),
+    };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(UNAVAILABLE, &format!("the runtime can't be started: {error}")),
+    };
+    let examined = runtime.block_on(async {
+        let signals = Signals::catch().map_err(|error| format!("signals can't be caught: {error}"))?;
+        Ok(doctor::run(settings(), options, io::stdout(), signals.shutdown()).await)
+    });
+    runtime.shutdown_background();
+    examined.map_or_else(|why: String| fail(UNAVAILABLE, &why), ExitCode::from)
 }
 
 fn run(mut config: Config) -> ExitCode {
@@ -65,18 +101,12 @@ fn room_for(sockets: usize) -> usize {
 async fn live(config: Config, wanted: usize) -> Result<ExitCode, ExitCode> {
     let signals =
         Signals::catch().map_err(|error| fail(UNAVAILABLE, &format!("signals can't be caught: {error}")))?;
+    traces::start(&config.identity).map_err(|error| fail(CONFIG, &error.to_string()))?;
     let address = SocketAddr::new(config.host, config.port);
     let listeners = http::listen(address).map_err(|error| fail(UNAVAILABLE, &unbound(&config, &error)))?;
     let address = listeners[0].local_addr().unwrap_or(address);
     let bus = vm::bus(&config).await.map_err(|error: ConfigError| fail(CONFIG, &error.to_string()))?;
-    info!(
-        version = env!("CARGO_PKG_VERSION"),
-        instance = %config.identity.instance(),
-        region = %config.identity.region(),
-        bus = bus.kind(),
-        topic = topic(&config),
-        "listening on http://{address}",
-    );
+    info!(bus = bus.kind(), topic = topic(&config), "listening on http://{address}");
     let room = config.limits.connections;
     if room < wanted {
         warn!(room, wanted, "the system allows too few open files for MAX_CONNECTIONS; see ulimit -n");
@@ -122,12 +152,14 @@ fn fail(code: u8, why: &str) -> ExitCode {
 fn help() -> String {
     let mut text = String::from(
         "Someone presses the red button, and every open page in the world knows.\n\n\
-         Usage: alien-alert\n\nSettings, by environment variable:\n",
+         Usage: alien-alert          runs a VM\n       \
+         alien-alert doctor   looks at what a deployment needs; see doctor --help\n\n\
+         Settings, by environment variable:\n",
     );
     for (name, default, meaning) in VARIABLES {
         let default = if default.is_empty() { String::new() } else { format!(" [{default}]") };
         // Writing to a String can't fail.
-        let _ = writeln!(text, "  {name:<31} {meaning}{default}");
+        let _ = writeln!(text, "  {name:<33} {meaning}{default}");
     }
     text
 }

@@ -130,7 +130,7 @@ impl Client {
         });
         let (member, greeting) = seated.unwrap();
         self.connection = Some(Connection { vm: index, member, heard: HashSet::new() });
-        self.read(&greeting.concat());
+        self.read(&greeting.parts.concat());
     }
 
     /// Does what its shard would; what was acknowledged.

@@ -56,9 +56,10 @@ const LAST_JOIN: Duration = Duration::from_millis(700);
 /// Runs until `stop`.
 pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
     let mut path = Path::new(relay);
-    let mut how = Join::Resume;
+    let (mut how, mut cause) = (Join::Resume, "start");
     while !stop.is_cancelled() {
         let bus = path.relay.bus.clone();
+        path.relay.metrics.seeks.inc(cause);
         let mut joining = pin!(bus.join(how, path.relay.memory_begins()));
         let joined = select! {
             joined = &mut joining => joined,
@@ -75,7 +76,7 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
                         why
                     }
                     Broken::Incomplete => {
-                        how = Join::Afresh;
+                        (how, cause) = (Join::Afresh, "overdue_anew");
                         continue;
                     }
                 },
@@ -83,6 +84,7 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
             },
             Err(error) => error.to_string(),
         };
+        cause = "broken";
         path.lose(broken);
         select! {
             () = sleep(path.backoff.wait()) => {}
@@ -253,8 +255,8 @@ impl Path {
         self.relay.tend_fleet();
         self.relay.tend_receipts();
         let search = self.relay.tend_ledger()?;
-        self.relay.metrics.seeks.inc();
         if search == Search::Again {
+            self.relay.metrics.seeks.inc("overdue");
             let relay = Arc::clone(&self.relay);
             tokio::spawn(async move {
                 if let Err(error) = relay.bus.seek(relay.memory_begins()).await {
@@ -349,14 +351,14 @@ impl Path {
             None => Awaited { beat: self.beats, sent: now, repeat: now + REPEAT, next: 2 * REPEAT },
             Some(awaited) => Awaited { repeat: now + awaited.next, next: 2 * awaited.next, ..awaited },
         });
-        let confirmed = self.relay.bus.publish(Message { data: Told::Beacon(beacon).encode(), to: None });
+        let confirmed = self.relay.bus.publish(message(beacon));
         let relay = Arc::clone(&self.relay);
         let trouble = Arc::clone(&self.trouble);
         tokio::spawn(async move {
             match confirmed.await {
                 Ok(()) => relay.publishing.told(&given_up),
                 Err(error) => {
-                    relay.metrics.publish_errors.inc();
+                    relay.metrics.not_published(error.cause);
                     debug!(%error, "beacon not published");
                     *trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
                 }
@@ -443,11 +445,15 @@ fn beacon(relay: &Relay) -> Beacon {
     }
 }
 
+fn message(beacon: Beacon) -> Message {
+    Message { data: Told::Beacon(beacon).encode(), ..Message::default() }
+}
+
 /// Tells the others that this VM goes. They find out by themselves if this is lost.
 pub fn farewell(relay: &Relay) -> impl Future<Output = ()> + Send + use<> {
     let given_up = relay.publishing.given_up();
     let beacon = Beacon { leaving: true, given_up, ..beacon(relay) };
-    let confirmed = relay.bus.publish(Message { data: Told::Beacon(beacon).encode(), to: None });
+    let confirmed = relay.bus.publish(message(beacon));
     async move {
         let _ = confirmed.await;
     }
@@ -513,7 +519,7 @@ mod tests {
         let mut inbox = path.relay.bus.join(Join::Resume, i64::MAX).await.unwrap();
         for vm in 1..=100 {
             let beacon = Told::Beacon(beacon(&relay(&topic, vm)));
-            path.relay.bus.publish(Message { data: beacon.encode(), to: None }).await.unwrap();
+            path.relay.bus.publish(Message { data: beacon.encode(), ..Message::default() }).await.unwrap();
             path.relay.receive(inbox.next().await.unwrap());
         }
         assert_eq!(knows(&path.relay), 100);

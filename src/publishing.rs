@@ -17,10 +17,11 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::bus::{Bus, BusError, Message};
+use crate::bus::{Bus, BusError, Cause, Message};
 use crate::clock::{self, Backoff, micros};
 use crate::event::{Event, Sequence, Told};
 use crate::ledger::MAX_RANGES;
+use crate::traces::Parent;
 
 /// How long an event is tried. Longer than a hiccup, shorter than the patience of the person who
 /// pressed the button.
@@ -57,6 +58,14 @@ struct Shared {
     trouble: AtomicBool,
 }
 
+/// How much waits for the topic's confirmation, and the oldest of it for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    pub events: usize,
+    pub bytes: usize,
+    pub age: Duration,
+}
+
 impl Publishing {
     /// `window` is how far back other VMs want to hear, as history does.
     pub fn new(bus: Bus, window: Duration) -> Self {
@@ -71,16 +80,21 @@ impl Publishing {
         }))
     }
 
-    /// Puts `event` on the bus, with the next number of this process. `done` hears whether the bus
-    /// has it for certain.
-    pub fn publish(&self, mut event: Event, done: impl FnOnce(Result<(), BusError>) + Send + 'static) {
+    /// Puts `event` on the bus, with the next number of this process, as a part of `trace`. `done` hears
+    /// whether the bus has it for certain.
+    pub fn publish(
+        &self,
+        mut event: Event,
+        trace: Parent,
+        done: impl FnOnce(Result<(), BusError>) + Send + 'static,
+    ) {
         let room = match self.room(event.data.get().len()) {
             Ok(room) => room,
             Err(full) => return done(Err(full)),
         };
         event.sequence = self.numbers().next();
         let number = event.sequence.number;
-        let message = Message { data: Told::Event(event).encode(), to: None };
+        let message = Message { data: Told::Event(event).encode(), to: None, trace };
         // Under way when this returns, so that what one socket sends leaves in its order.
         let first = self.0.bus.publish(message.clone());
         let publishing = self.clone();
@@ -108,7 +122,7 @@ impl Publishing {
     }
 
     fn room(&self, bytes: usize) -> Result<[OwnedSemaphorePermit; 2], BusError> {
-        let full = |_| BusError("too much is waiting for the topic already".into());
+        let full = |_| BusError::new("too much is waiting for the topic already").because(Cause::Full);
         let room = Arc::clone(&self.0.events).try_acquire_owned().map_err(full)?;
         let size = u32::try_from(bytes).unwrap_or(u32::MAX);
         let bytes = Arc::clone(&self.0.bytes).try_acquire_many_owned(size).map_err(full)?;
@@ -150,9 +164,12 @@ impl Publishing {
     ) -> Result<(), BusError> {
         select! {
             answer = timeout_at(end.min(Instant::now() + TRY), under_way) => {
-                answer.unwrap_or_else(|_| Err(BusError("publishing: no answer in time".into())))
+                let late = || BusError::new("publishing: no answer in time").because(Cause::NoAnswer);
+                answer.unwrap_or_else(|_| Err(late()))
             }
-            () = self.0.ending.cancelled() => Err(BusError("publishing: this VM is leaving".into())),
+            () = self.0.ending.cancelled() => {
+                Err(BusError::new("publishing: this VM is leaving").because(Cause::Leaving))
+            }
         }
     }
 
@@ -178,6 +195,16 @@ impl Publishing {
 
     pub fn told(&self, given_up: &[Range<u64>]) {
         self.numbers().given_up.retain(|numbers| !given_up.contains(numbers));
+    }
+
+    /// What is accepted and not settled.
+    pub fn waiting(&self) -> Waiting {
+        let since = self.numbers().settled_until();
+        Waiting {
+            events: MAX_EVENTS - self.0.events.available_permits(),
+            bytes: MAX_BYTES - self.0.bytes.available_permits(),
+            age: Duration::from_millis(u64::try_from(clock::now_millis() - since).unwrap_or(0)),
+        }
     }
 
     /// Whether a try has failed since this was last asked.
@@ -316,7 +343,8 @@ mod tests {
         let (tell, mut told) = mpsc::unbounded_channel();
         let publish = |bytes| {
             let tell = tell.clone();
-            publishing.publish(event(bytes), move |confirmed| tell.send(confirmed.is_ok()).unwrap());
+            let done = move |confirmed: Result<(), BusError>| tell.send(confirmed.is_ok()).unwrap();
+            publishing.publish(event(bytes), Parent::default(), done);
         };
         let mut numbers = 0;
         for broken in [Link::Cut, Link::Hung] {
@@ -325,11 +353,16 @@ mod tests {
                     member.set_link(broken);
                     let begun = Instant::now();
                     (0..most).for_each(|_| publish(bytes));
+                    let waiting = Waiting { events: most, bytes: most * bytes, age: Duration::ZERO };
+                    assert_eq!(publishing.waiting(), waiting);
                     numbers += most as u64;
                     assert!(told.try_recv().is_err(), "all of them wait");
                     publish(bytes);
                     assert_eq!(told.try_recv(), Ok(false), "one too many is refused at once");
                     tokio::time::sleep(PATIENCE / 2).await;
+                    let later = publishing.waiting();
+                    assert_eq!(Waiting { age: Duration::ZERO, ..later }, waiting);
+                    assert!((PATIENCE / 2..PATIENCE).contains(&later.age), "{later:?}");
                     if mended {
                         member.set_link(Link::Up);
                     }
@@ -345,6 +378,7 @@ mod tests {
                     let gone: u64 = publishing.given_up().iter().map(|gone| gone.end - gone.start).sum();
                     assert_eq!(gone, if mended { 0 } else { most as u64 }, "told to the other VMs");
                     publishing.told(&publishing.given_up());
+                    assert_eq!(publishing.waiting(), Waiting { events: 0, bytes: 0, age: Duration::ZERO });
                     assert_eq!(publishing.settled().0.number, numbers);
                 }
             }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use tokio::time::{Instant, sleep};
-use tracing::{debug, warn};
+use tracing::{Level, debug, enabled, warn};
 use uuid::Uuid;
 
 use crate::auth::{Backend, Visitor};
@@ -29,11 +29,12 @@ use crate::hub::{Hub, Socket};
 use crate::identity::Identity;
 use crate::ledger::{Ledger, Overdue};
 use crate::lifecycle::Lifecycle;
-use crate::metrics::Metrics;
+use crate::metrics::{Format, Metrics, Stopwatch};
 use crate::publishing::{MARKS, Publishing};
 use crate::receipts::Receipts;
-use crate::shard::{Mailbox, Outbox};
-use crate::wire::request::{Body, Request};
+use crate::shard::{Mailbox, Message, Outbox};
+use crate::traces::{Hearing, Taking};
+use crate::wire::request::{self, Body, Request};
 use crate::wire::{Close, CloseCode, ErrorCode, reply};
 
 /// When a client may try again what the topic did not take.
@@ -113,7 +114,7 @@ impl Relay {
     pub fn new(config: Config, bus: Bus, shards: usize) -> Self {
         let shards: Arc<[_]> = (0..shards).map(|_| Mailbox::default()).collect();
         let publishing = Publishing::new(bus.clone(), config.history.age);
-        let metrics = Metrics::new(config.identity.clone());
+        let metrics = Metrics::new(&config);
         let lifecycle = Lifecycle::new(
             config.lifecycle_topic.as_deref(),
             &config.identity,
@@ -157,8 +158,10 @@ impl Relay {
         since: Option<&str>,
         channels: &[&str],
         visitor: Visitor,
-        seat: impl FnOnce(Member, Vec<Bytes>),
+        seat: impl FnOnce(Member, Message),
     ) {
+        let asked = Stopwatch::since(clock::now_micros(), &self.metrics.catch_up);
+        self.metrics.opened.inc(if since.is_some() { "returning" } else { "new" });
         // The VM's name is in the id, so that anyone can tell where the connection is.
         let client_id: Arc<str> =
             format!("{}@{}", Uuid::new_v4().simple(), self.identity().instance()).into();
@@ -193,7 +196,7 @@ impl Relay {
             greeting.push(error.into_bytes());
         }
         greeting.append(&mut errors);
-        seat(member, greeting);
+        seat(member, Message::refresh(greeting, asked));
     }
 
     /// Takes a socket into a channel, if it may be there.
@@ -262,13 +265,13 @@ impl Relay {
     pub fn handle(self: &Arc<Self>, member: &Member, text: &str) {
         match Request::parse(text) {
             Ok(Request { id, body: Body::Ping }) => {
-                self.metrics.received("ping");
+                self.metrics.received.inc("ping");
                 let cursor = self.cursor_now(&self.state());
                 // What comes between the two is told first, which only makes the cursor an older one.
                 member.outbox.push(reply::pong(id.as_deref(), cursor));
             }
             Ok(Request { id, body: Body::Publish { kind, channel, data } }) => {
-                self.metrics.received(kind.label());
+                self.metrics.received.inc(kind.label());
                 if let Some(channel) = channel.as_ref().filter(|channel| !member.may_join(channel)) {
                     let why = format!("channel: {channel} is not yours to speak in");
                     return refuse(member, ErrorCode::Forbidden, &why, id.as_deref());
@@ -277,28 +280,29 @@ impl Relay {
                 self.publish_for(event, id, member.outbox.clone());
             }
             Ok(Request { id, body: Body::Subscribe { channel, since } }) => {
-                self.metrics.received("subscribe");
+                self.metrics.received.inc("subscribe");
                 self.subscribe(member, channel, since.as_deref(), id.as_deref());
             }
             Ok(Request { id, body: Body::Unsubscribe { channel } }) => {
-                self.metrics.received("unsubscribe");
+                self.metrics.received.inc("unsubscribe");
                 if !self.state().hub.unsubscribe(&member.client_id, &channel) {
                     let why = format!("channel: you are not in {channel}");
                     refuse(member, ErrorCode::NotFound, &why, id.as_deref());
                 }
             }
             Ok(Request { id, body: Body::Direct { target, data } }) => {
-                self.metrics.received("direct");
+                self.metrics.received.inc("direct");
                 self.direct(member, &target, data, id);
             }
             Err(invalid) => {
-                self.metrics.received("invalid");
+                self.metrics.received.inc("invalid");
                 refuse(member, invalid.code, &invalid.message, invalid.id.as_deref());
             }
         }
     }
 
     fn subscribe(&self, member: &Member, channel: Channel, since: Option<&str>, id: Option<&str>) {
+        let asked = Stopwatch::since(clock::now_micros(), &self.metrics.catch_up);
         let since = since.map(|since| Cursor::parse(since, self.bus.tag()));
         let mut state = self.state();
         match self.enter(&mut state, member, Ok(channel)) {
@@ -306,7 +310,7 @@ impl Relay {
                 let cursor = self.cursor_now(&state);
                 let refreshed = self.refresh(&mut state, Some(&channel), since, cursor);
                 // Under the lock: what comes on the channel from here on comes after this.
-                member.outbox.push_refresh(refreshed);
+                member.outbox.push(Message::refresh(refreshed, asked));
             }
             Err((code, why)) => refuse(member, code, &why, id),
         }
@@ -354,15 +358,22 @@ impl Relay {
         if self.health.phase() == Phase::Leaving {
             return done(Err("this VM is leaving; connect again and send it again with the same id"));
         }
-        let event_id = event.id.clone();
+        let mut taking = Taking::begin(&event);
+        // Kept only where it will be said.
+        let names = enabled!(Level::DEBUG).then(|| (event.id.clone(), event.sender_id.clone()));
         let begun = Instant::now();
         let relay = Arc::clone(self);
-        self.publishing.publish(event, move |confirmed: Result<(), BusError>| {
-            relay.metrics.published(begun.elapsed(), confirmed.is_ok());
-            done(confirmed.map_err(|error| {
-                debug!(event_id, %error, "event not published");
-                NOT_TAKEN
-            }));
+        self.publishing.publish(event, taking.parent(), move |confirmed: Result<(), BusError>| {
+            relay.metrics.published(begun.elapsed(), confirmed.as_ref().err().map(|error| error.cause));
+            taking.confirmed(confirmed.is_ok());
+            match (&confirmed, names) {
+                (Ok(()), Some((id, sender))) => debug!(eventId = id, clientId = sender, "published"),
+                (Err(error), Some((id, sender))) => {
+                    debug!(eventId = id, clientId = sender, %error, "not published");
+                }
+                (_, None) => {}
+            }
+            done(confirmed.map_err(|_| NOT_TAKEN));
         });
     }
 
@@ -376,12 +387,16 @@ impl Relay {
     /// Passes on what the bus brought; returns it when it is a beacon.
     pub fn receive(&self, delivery: Delivery) -> Option<Beacon> {
         let at = delivery.published_at;
+        let hearing = Hearing::begin(&delivery.message.trace);
         // The topic filters too, where it can.
         let for_another = delivery.message.to.as_ref().is_some_and(|to| **to != **self.identity().instance());
         let mut heard = None;
         match Told::decode(&delivery.message.data) {
             _ if for_another => {}
-            Ok(Told::Event(event)) => self.deliver(&event, at),
+            Ok(Told::Event(event)) if !self.is_sound(&event) => {
+                self.pass_over("an event that no VM of ours lets in", &delivery);
+            }
+            Ok(Told::Event(event)) => self.deliver(&event, at, hearing),
             Ok(Told::Beacon(beacon)) => {
                 self.note(&beacon, at);
                 heard = Some(beacon);
@@ -392,20 +407,37 @@ impl Relay {
             }
             Ok(Told::Answer(answer)) => self.connections.answered(answer),
             Ok(Told::Receipts(receipts)) => self.state().receipts.hear(receipts),
-            Err(error) => {
-                self.metrics.undecodable.inc();
-                debug!(%error, "a message on the topic that this version does not know");
-                if let Some(Numbered { origin, sequence }) = Numbered::decode(&delivery.message.data) {
-                    self.state().ledger.hear(&origin.instance, &sequence, at);
-                }
-            }
+            Err(error) => self.pass_over(&error.to_string(), &delivery),
         }
         // Only now: should this process end here, the message comes again.
         delivery.ack();
         heard
     }
 
-    fn deliver(&self, event: &Event, at: i64) {
+    /// Whether an event could have come from a client or a backend: the topic may be anybody's, and what
+    /// sockets hear must be what they know, of a size that they can take.
+    fn is_sound(&self, event: &Event) -> bool {
+        const MAX_SENDER: usize = 512;
+        let is_named = match &event.kind {
+            Kind::Alert | Kind::Broadcast => true,
+            Kind::App(name) => request::is_app_type(name),
+        };
+        is_named
+            && request::is_id(&event.id)
+            && event.sender_id.len() <= MAX_SENDER
+            && event.data.get().len() <= self.config.limits.outbox_bytes
+    }
+
+    /// What is not for this version, or for nobody: counted, and awaited no longer if it has a number.
+    fn pass_over(&self, why: &str, delivery: &Delivery) {
+        self.metrics.undecodable.inc();
+        debug!(why, "a message on the topic was passed over");
+        if let Some(Numbered { origin, sequence }) = Numbered::decode(&delivery.message.data) {
+            self.state().ledger.hear(&origin.instance, &sequence, delivery.published_at);
+        }
+    }
+
+    fn deliver(&self, event: &Event, at: i64, hearing: Hearing) {
         let received = clock::now_millis();
         let mut state = self.state();
         state.latest = state.latest.max(Some(at));
@@ -424,14 +456,20 @@ impl Relay {
         state.history.push(event.channel.as_ref(), at, frame.payload());
         let except = (event.kind == Kind::Broadcast).then_some(event.sender_id.as_str());
         let sockets = state.hub.send(event.channel.as_ref(), &frame, except);
+        let taken = Stopwatch::since(event.timestamp.saturating_mul(1000), &self.metrics.delivery);
+        state.hub.time(event.channel.as_ref(), taken);
         self.metrics.delivered(event.kind.label(), sockets);
         if event.wants_receipt {
             let State { receipts, fleet, .. } = &mut *state;
             receipts.heard(event, at, sockets, fleet);
         }
+        drop(state);
+        hearing.end(event, at, sockets);
+        debug!(eventId = event.id, origin = event.origin.instance, sockets, "heard");
     }
 
     fn note(&self, beacon: &Beacon, at: i64) {
+        self.metrics.beacons.inc();
         let mut state = self.state();
         state.latest = state.latest.max(Some(at));
         let Beacon { origin, sequence, settled_until, given_up, .. } = beacon;
@@ -604,6 +642,22 @@ impl Relay {
         read(&self.state().fleet)
     }
 
+    /// All figures as of now, for Prometheus.
+    pub fn figures(&self, format: Format) -> String {
+        let metrics = &self.metrics;
+        metrics.ready.set((self.health.phase() == Phase::Ready).into());
+        let waiting = self.publishing.waiting();
+        metrics.waiting_events.set(waiting.events as i64);
+        metrics.waiting_bytes.set(waiting.bytes as i64);
+        metrics.waiting_age.set(waiting.age.as_secs_f64());
+        {
+            let state = self.state();
+            metrics.history_events.set(state.history.len() as i64);
+            metrics.history_bytes.set(state.history.bytes() as i64);
+        }
+        metrics.text(format)
+    }
+
     pub fn history_len(&self) -> usize {
         self.state().history.len()
     }
@@ -692,7 +746,7 @@ mod tests {
             "origin":{{"instance":"other","region":"ams"}},
             "sequence":{{"started":1,"number":{number},"first":1,"firstAt":1}}}}}}"#
         );
-        Message { data: event.into(), to: None }
+        Message { data: event.into(), ..Message::default() }
     }
 
     /// A VM's beacon, which tells as many sockets as its number.
@@ -702,7 +756,7 @@ mod tests {
             "sequence":{{"started":1,"number":0,"first":1,"firstAt":1}},"beat":{beat},"clients":{beat},
             "roundTripMs":100,"intervalMs":3600000,"leaving":false}}}}"#
         );
-        Message { data: beacon.into(), to: None }
+        Message { data: beacon.into(), ..Message::default() }
     }
 
     /// A relay, and its inbox on a topic of its own.
@@ -721,7 +775,7 @@ mod tests {
         relay
             .join(Some(since), &[], Visitor::default(), |member, greeting| seated = Some((member, greeting)));
         let (member, greeting) = seated.unwrap();
-        (member, String::from_utf8_lossy(&greeting.concat()).into_owned())
+        (member, String::from_utf8_lossy(&greeting.parts.concat()).into_owned())
     }
 
     /// What all sockets were told since this was last asked.

@@ -20,7 +20,7 @@ use crate::bus::pubsub::PubSub;
 use crate::config::{BusConfig, Config, ConfigError};
 use crate::relay::Relay;
 use crate::shard::Shard;
-use crate::{http, lifecycle, path};
+use crate::{http, lifecycle, path, traces};
 
 /// Files open beside the sockets: connections that are none yet, those to Google, and the rest.
 pub const OTHER_FILES: usize = http::MAX_CONNECTIONS + 128;
@@ -35,7 +35,7 @@ const FAREWELL: Duration = Duration::from_millis(300);
 const CLOSING: Duration = Duration::from_secs(1);
 const CLOSING_EACH: Duration = Duration::from_micros(200);
 
-/// For the sockets to hear that they are closed.
+/// For the sockets to hear that they are closed, and the collector of the last traces.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// For the backend to hear of the last disconnects.
@@ -113,7 +113,9 @@ pub async fn run(
         while shards.join_next().await.is_some() {}
         sockets.wait().await;
     };
-    if timeout(LAST_WORDS, closed).await.is_err() {
+    // All that they are of is over.
+    let (closed, ()) = tokio::join!(timeout(LAST_WORDS, closed), traces::finish(LAST_WORDS));
+    if closed.is_err() {
         let sockets = relay.clients() + sockets.len();
         info!(sockets, "sockets that did not answer the close are dropped");
     }

@@ -2,7 +2,8 @@
  * The way of a landing: browser → VM → topic → this VM → this page, and the time that each leg took.
  *
  * The times come from four clocks. The page's own is set right by `clock`; the VMs' and the topic's are
- * held to agree within milliseconds, and where they do not, a leg is 0 rather than less.
+ * held to agree within milliseconds, and where they do not, a stop is at the one before it or at the end:
+ * so no leg is less than 0, and together they are the whole way.
  */
 
 import { element, oncePerFrame, setText } from "./dom.js";
@@ -17,12 +18,18 @@ import { duration, journey as words } from "./words.js";
  * @param {import("./clock.js").Clock} clock
  */
 export function legsOf({ timestamp, published, received }, { pressedAt, heardAt }, clock) {
-  return [
-    between(clock.at(pressedAt), timestamp),
-    between(timestamp, published),
-    between(published, received),
-    between(received, clock.at(heardAt)),
-  ];
+  const told = [clock.at(pressedAt), timestamp, published, received, clock.at(heardAt)];
+  const end = told.findLast(Number.isFinite);
+  let before = -Infinity;
+  const stops = told.map((stop) => {
+    if (!Number.isFinite(stop)) return undefined;
+    before = Math.max(before, Math.min(stop, end));
+    return Math.round(before);
+  });
+  return stops.slice(1).map((stop, index) => {
+    const leg = stop - stops[index];
+    return Number.isNaN(leg) ? undefined : leg;
+  });
 }
 
 let latest;
@@ -39,8 +46,4 @@ const draw = oncePerFrame(() => {
 export function showJourney(way) {
   latest = way;
   draw();
-}
-
-function between(from, to) {
-  return Number.isFinite(from) && Number.isFinite(to) ? Math.max(0, Math.round(to - from)) : undefined;
 }

@@ -20,6 +20,8 @@ const MARKS = 40;
 const LIVE = 5;
 const LINES = 5;
 const LIGHTS = 500;
+/** From here on a light's name stands before it, or it would be cut off at the map's edge. */
+const EAST = 0.92;
 /** How long a light fades. */
 const FADING = 4_000;
 /** A beacon that is so much older than the newest, for each VM: theirs come more rarely in a large fleet. */
@@ -109,7 +111,9 @@ export class WorldMap {
       const neighbours = regions.get(region) ?? 0;
       regions.set(region, neighbours + 1);
       const light = this.#lightOf(instance);
-      put(light, positionOf(place));
+      const position = positionOf(place);
+      put(light, position);
+      light.classList.toggle("east", position.x > EAST);
       // Twice the sockets, one step more.
       light.style.setProperty("--size", (1 + Math.log2(1 + Math.max(0, Number(clients) || 0)) / 3).toFixed(2));
       light.style.setProperty("--turn", `${neighbours * 137.5}deg`);
@@ -180,7 +184,7 @@ export class WorldMap {
     path.addEventListener("animationend", () => path.remove());
     this.#lines.append(path);
 
-    const middle = { x: (from.x + to.x) / 2, y: far < 1 ? from.y - 16 : (from.y + 2 * top.y + to.y) / 4 };
+    const middle = { x: (from.x + to.x) / 2, y: far < 1 ? from.y - 23 : (from.y + 2 * top.y + to.y) / 4 };
     setText(this.#label, took === undefined ? "" : duration(took));
     put(this.#label, { x: middle.x / 360, y: Math.max(0.04, middle.y / (NORTH - SOUTH)) });
   }

@@ -1,6 +1,6 @@
 // Bun's own server, which is uWebSockets inside: topics, as its documents advise for a broadcast.
 
-import { PONG, alert, clientId } from "./words.mjs";
+import { alert, clientId, pong } from "./words.mjs";
 
 const server = Bun.serve({
   hostname: "127.0.0.1",
@@ -17,7 +17,7 @@ const server = Bun.serve({
     message(socket, text) {
       const { type, data } = JSON.parse(text);
       if (type === "alert") server.publish("all", JSON.stringify(alert(socket.data.id, data)));
-      else if (type === "ping") socket.send(PONG);
+      else if (type === "ping") socket.send(JSON.stringify(pong()));
     },
   },
 });

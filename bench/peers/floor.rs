@@ -131,7 +131,7 @@ impl Socket {
                     for_all.extend(frame::from_server(frame::TEXT, text.as_bytes()));
                 }
                 Some(Request::Ping) => {
-                    self.stream.write_all(&frame::from_server(frame::TEXT, words::PONG.as_bytes())).ok()?;
+                    self.stream.write_all(&frame::from_server(frame::TEXT, words::pong().as_bytes())).ok()?;
                 }
                 None => {}
             }

@@ -79,7 +79,7 @@ async fn serve(mut socket: WebSocketStream<TcpStream>, members: &Members) {
                         };
                         members.borrow_mut().retain(full_or_open);
                     }
-                    Some(Request::Ping) if socket.send(Message::text(words::PONG)).await.is_err() => return,
+                    Some(Request::Ping) if socket.send(Message::text(words::pong())).await.is_err() => return,
                     _ => {}
                 }
             }

@@ -61,7 +61,7 @@ async fn user_message(my_id: usize, my_name: &str, message: &Message, users: &Us
         }
         Some(Request::Ping) => {
             if let Some(tx) = users.read().await.get(&my_id) {
-                let _ = tx.send(Message::text(words::PONG));
+                let _ = tx.send(Message::text(words::pong()));
             }
         }
         None => {}

@@ -3,9 +3,14 @@
 const INSTANCE = "9080e6f3a12345";
 const REGION = "ams";
 
-export const PONG = '{"type":"pong"}';
-
 export const clientId = () => `${crypto.randomUUID().replaceAll("-", "")}@${INSTANCE}`;
+
+const cursor = (now) => `579c96c2-${(now * 1000).toString(16)}`;
+
+export function pong() {
+  const now = Date.now();
+  return { type: "pong", time: now, cursor: cursor(now) };
+}
 
 export function alert(senderId, data) {
   const now = Date.now();
@@ -16,8 +21,10 @@ export function alert(senderId, data) {
     data,
     timestamp: now,
     origin: { instance: INSTANCE, region: REGION },
-    cursor: `579c96c2-${(now * 1000).toString(16)}`,
+    cursor: cursor(now),
     message: "ALIEN_LANDING",
     regionCode: REGION,
+    published: now,
+    received: now,
   };
 }

@@ -2,7 +2,7 @@
 
 import { WebSocketServer } from "ws";
 
-import { PONG, alert, clientId } from "./words.mjs";
+import { alert, clientId, pong } from "./words.mjs";
 
 const server = new WebSocketServer({ host: "127.0.0.1", port: 0, backlog: 4096 });
 server.on("connection", (socket) => {
@@ -13,7 +13,7 @@ server.on("connection", (socket) => {
     if (type === "alert") {
       const event = Buffer.from(JSON.stringify(alert(id, data)));
       for (const client of server.clients) client.send(event, { binary: false });
-    } else if (type === "ping") socket.send(PONG);
+    } else if (type === "ping") socket.send(JSON.stringify(pong()));
   });
 });
 server.on("listening", () => console.log(`listening on http://127.0.0.1:${server.address().port}`));

@@ -33,7 +33,7 @@ fn main() -> Result<()> {
     )?;
     for repeat in 0..plan.repeats {
         for &sockets in plan.sockets.iter().filter(|_| plan.asks_of_each_number()) {
-            for peer in plan.peers(repeat) {
+            for peer in plan.peers_at(repeat, sockets) {
                 run(&plan, peer, sockets, &mut figures)
                     .with_context(|| format!("{} with {sockets} sockets", peer.name()))?;
             }
@@ -46,10 +46,8 @@ fn main() -> Result<()> {
         if plan.has(Part::Cores) {
             scale(&plan, &mut figures).context("two threads")?;
         }
-        if plan.has(Part::Soak) && repeat == 0 {
-            for peer in plan.peers(repeat).filter(|peer| plan.soaked(*peer)) {
-                soak(&plan, peer, &mut figures).with_context(|| format!("{}, soaked", peer.name()))?;
-            }
+        if plan.has(Part::Soak) && repeat + 1 == plan.repeats {
+            soak_all(&plan, &mut figures)?;
         }
         report::write(&figures, repeat + 1, &plan.folder)?;
     }
@@ -96,7 +94,7 @@ fn run(plan: &Plan, peer: Peer, sockets: usize, figures: &mut Figures) -> Result
     if plan.has(Part::Direct) && peer == Peer::AlienAlert {
         add(Measure::Direct, 0, direct::measure(&mut load, server.pid, plan.messages)?);
     }
-    if plan.has(Part::Neighbour) && sockets == plan.usual() {
+    if plan.has(Part::Neighbour) && sockets == plan.usual() && peer == Peer::AlienAlert {
         add(Measure::SlowNeighbour, 0, neighbour::measure(&mut load, server.pid, plan.rounds(sockets, 1))?);
     }
     latency.map_or(Ok(()), |latency| figures.add_latency(sockets, peer, latency))
@@ -130,8 +128,23 @@ fn scale(plan: &Plan, figures: &mut Figures) -> Result<()> {
     Ok(())
 }
 
-/// Memory after a time of traffic, at ten events a second.
-fn soak(plan: &Plan, peer: Peer, figures: &mut Figures) -> Result<()> {
+/// All at the same time: it is memory that is measured, and there is plenty.
+fn soak_all(plan: &Plan, figures: &mut Figures) -> Result<()> {
+    let soaked: Vec<_> = thread::scope(|scope| {
+        let running: Vec<_> =
+            plan.soaked().map(|peer| (peer, scope.spawn(move || soak(plan, peer)))).collect();
+        running.into_iter().map(|(peer, soak)| (peer, soak.join())).collect()
+    });
+    for (peer, memory) in soaked {
+        let memory = memory.map_err(|_| anyhow::anyhow!("{} panicked, soaked", peer.name()))?;
+        let memory = memory.with_context(|| format!("{}, soaked", peer.name()))?;
+        figures.add(Measure::MemoryAfter, Setting { sockets: plan.many, window: 0 }, peer, memory);
+    }
+    Ok(())
+}
+
+/// Memory in kB a socket after a time of traffic, at ten events a second.
+fn soak(plan: &Plan, peer: Peer) -> Result<f64> {
     stay_on(&[peer::LOAD_CORE])?;
     let (server, mut load, before) = open(peer, peer::SERVER_CORE)?;
     load.connect(server.address, plan.many, AT_ONCE)?;
@@ -145,8 +158,7 @@ fn soak(plan: &Plan, peer: Peer, figures: &mut Figures) -> Result<()> {
     load.settle(Duration::from_millis(1500))?;
     let (own, _) = Memory::now(server.pid)?.per_socket(before, plan.many - 1);
     eprintln!("{:12} after {:?} of traffic {own:.2} kB", peer.name(), plan.soak);
-    figures.add(Measure::MemoryAfter, Setting { sockets: plan.many, window: 0 }, peer, own);
-    Ok(())
+    Ok(own)
 }
 
 /// A server that has had one socket, so that what only the first one costs is no part of the rest.

@@ -82,7 +82,7 @@ impl Plan {
             sockets: vec![100, 1_000, 4_000, 8_000, 15_500],
             windows: vec![1, 8, 32],
             repeats: 5,
-            deliveries: 600_000,
+            deliveries: 300_000,
             events: 200,
             joins: 10_000,
             many: 8_000,
@@ -144,9 +144,17 @@ impl Plan {
         self.peers.iter().copied().cycle().skip(repeat % self.peers.len().max(1)).take(self.peers.len())
     }
 
+    /// The same for one number of sockets: all where they are compared, and elsewhere those that show how a
+    /// figure changes with it.
+    pub fn peers_at(&self, repeat: usize, sockets: usize) -> impl Iterator<Item = Peer> + '_ {
+        let all = self.compares(sockets);
+        self.peers(repeat)
+            .filter(move |peer| all || matches!(peer, Peer::AlienAlert | Peer::Floor | Peer::Bun))
+    }
+
     /// Whose memory after a long time is a question.
-    pub fn soaked(&self, peer: Peer) -> bool {
-        matches!(peer, Peer::AlienAlert | Peer::Bun)
+    pub fn soaked(&self) -> impl Iterator<Item = Peer> + '_ {
+        self.peers.iter().copied().filter(|peer| matches!(peer, Peer::AlienAlert | Peer::Bun))
     }
 
     /// The number of sockets for what is asked at one number only.
@@ -156,8 +164,11 @@ impl Plan {
 
     /// How many events wait at a time, with so many sockets: where it is compared, every number.
     pub fn windows(&self, sockets: usize) -> &[usize] {
-        let all = sockets == self.usual() || sockets == self.many;
-        if all { &self.windows } else { &self.windows[..1] }
+        if self.compares(sockets) { &self.windows } else { &self.windows[..1] }
+    }
+
+    fn compares(&self, sockets: usize) -> bool {
+        sockets == self.usual() || sockets == self.many
     }
 
     pub fn rounds(&self, sockets: usize, window: usize) -> usize {

@@ -1,7 +1,7 @@
 //! What the peers written in Rust hear and say: the same JSON as the product, byte for byte in length,
 //! so that all do the same work. `peers/words.mjs` is the same for those written in JavaScript.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -9,9 +9,6 @@ use uuid::Uuid;
 
 pub const INSTANCE: &str = "9080e6f3a12345";
 pub const REGION: &str = "ams";
-
-/// The answer to a ping.
-pub const PONG: &str = r#"{"type":"pong"}"#;
 
 /// What a client asks for.
 pub enum Request {
@@ -39,6 +36,19 @@ pub fn client_id() -> String {
     format!("{}@{INSTANCE}", Uuid::new_v4().simple())
 }
 
+/// The answer to a ping.
+pub fn pong() -> String {
+    #[derive(Serialize)]
+    struct Pong<'a> {
+        r#type: &'a str,
+        time: u128,
+        cursor: String,
+    }
+    let now = now();
+    let pong = Pong { r#type: "pong", time: now.as_millis(), cursor: cursor(now) };
+    serde_json::to_string(&pong).unwrap_or_default()
+}
+
 /// The alert as every socket hears it.
 pub fn alert(sender_id: &str, data: &RawValue) -> String {
     #[derive(Serialize)]
@@ -53,13 +63,15 @@ pub fn alert(sender_id: &str, data: &RawValue) -> String {
         cursor: String,
         message: &'a str,
         region_code: &'a str,
+        published: u128,
+        received: u128,
     }
     #[derive(Serialize)]
     struct Origin<'a> {
         instance: &'a str,
         region: &'a str,
     }
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = now();
     let alert = Alert {
         r#type: "alert",
         id: Uuid::new_v4(),
@@ -67,9 +79,19 @@ pub fn alert(sender_id: &str, data: &RawValue) -> String {
         data,
         timestamp: now.as_millis(),
         origin: Origin { instance: INSTANCE, region: REGION },
-        cursor: format!("579c96c2-{:x}", now.as_micros()),
+        cursor: cursor(now),
         message: "ALIEN_LANDING",
         region_code: REGION,
+        published: now.as_millis(),
+        received: now.as_millis(),
     };
     serde_json::to_string(&alert).unwrap_or_default()
+}
+
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn cursor(time: Duration) -> String {
+    format!("579c96c2-{:x}", time.as_micros())
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::{BusError, Delivery, Message};
+use super::{BusError, Cause, Delivery, Message};
 use crate::clock::{self, micros};
 use crate::config::HistoryLimits;
 
@@ -101,7 +101,7 @@ impl Member {
     pub(super) fn seek(&self, since: i64) -> Result<(), BusError> {
         let mut log = self.topic.log();
         let place = log.place(since);
-        let position = log.members.get_mut(&self.id).ok_or_else(|| BusError("not a member".into()))?;
+        let position = log.members.get_mut(&self.id).ok_or_else(|| BusError::new("not a member"))?;
         position.next = place;
         drop(log);
         self.topic.0.grown.notify_waiters();
@@ -114,7 +114,7 @@ impl Member {
         let oldest_needed = log.members.values().map(Position::needs).min().unwrap_or(end);
         log.forget(&self.topic.0.keep, oldest_needed);
         if end - oldest_needed >= MAX_BEHIND || log.bytes >= MAX_BYTES.max(2 * self.topic.0.keep.bytes) {
-            return Err(BusError("too many messages are waiting to be read".into()));
+            return Err(BusError::new("too many messages are waiting to be read").because(Cause::Full));
         }
         log.bytes += message.data.len();
         log.messages.push_back((message, clock::now_micros()));

@@ -22,6 +22,7 @@ use bytes::Bytes;
 use futures_util::future::Either;
 
 pub use self::pubsub::Outlet;
+use crate::traces::Parent;
 
 /// A VM's access to the topic. Cheap to clone.
 #[derive(Clone)]
@@ -38,6 +39,7 @@ pub struct Message {
     pub data: Bytes,
     /// The one VM that this is for; others need not be burdened with it. None: for all.
     pub to: Option<String>,
+    pub trace: Parent,
 }
 
 /// How to come (back) to the topic.
@@ -74,11 +76,48 @@ pub enum Inbox {
 
 /// Why the topic did not do what was asked, for the log and for `/health`.
 #[derive(Clone, Debug)]
-pub struct BusError(pub(crate) String);
+pub struct BusError {
+    why: String,
+    pub cause: Cause,
+}
+
+/// The kind of reason, for metrics: each wants something else done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Too much waits here already.
+    Full,
+    NoAnswer,
+    /// This VM may not.
+    Denied,
+    /// There is no such topic.
+    Missing,
+    Quota,
+    /// This VM leaves.
+    Leaving,
+    Other,
+}
+
+impl BusError {
+    pub(crate) fn new(why: impl Into<String>) -> Self {
+        Self { why: why.into(), cause: Cause::Other }
+    }
+
+    pub(crate) fn because(self, cause: Cause) -> Self {
+        Self { cause, ..self }
+    }
+}
+
+impl Cause {
+    pub const NAMES: [&str; 7] = ["full", "no_answer", "denied", "missing", "quota", "leaving", "other"];
+
+    pub fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+}
 
 impl fmt::Display for BusError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.why)
     }
 }
 
@@ -180,7 +219,7 @@ impl Bus {
     pub async fn outlet(&self, topic: &str) -> Result<Outlet, BusError> {
         match self {
             Self::PubSub(bus) => bus.outlet(topic).await,
-            _ => Err(BusError("this bus has no other topics".into())),
+            _ => Err(BusError::new("this bus has no other topics")),
         }
     }
 

@@ -146,7 +146,7 @@ impl Member {
         sleep(Duration::from_millis(10)).await;
         match self.link() {
             Link::Up | Link::Mute => Ok(()),
-            Link::Cut => Err(BusError("the connection is cut".into())),
+            Link::Cut => Err(BusError::new("the connection is cut")),
             Link::Hung => std::future::pending().await,
         }
     }
@@ -154,7 +154,7 @@ impl Member {
     pub(super) async fn join(&self, how: Join, since: i64) -> Result<Inbox, BusError> {
         // As for administration: it goes its own way, and gives up by itself.
         let reached = tokio::time::timeout(Duration::from_secs(5), self.reach()).await;
-        reached.map_err(|_| BusError("no answer".into()))??;
+        reached.map_err(|_| BusError::new("no answer"))??;
         let mut state = self.topic.state();
         if how == Join::Afresh {
             state.subscriptions.remove(&self.name);
@@ -190,7 +190,7 @@ impl Member {
         }
         async move {
             member.reach().await?;
-            if confirmed { Ok(()) } else { Err(BusError("there was no confirmation".into())) }
+            if confirmed { Ok(()) } else { Err(BusError::new("there was no confirmation")) }
         }
     }
 
@@ -212,7 +212,7 @@ impl Inbox {
             let changed = topic.0.changed.notified();
             let mut due = Instant::now() + Duration::from_secs(3600);
             match self.member.link() {
-                Link::Cut => return Err(BusError("the stream is cut".into())),
+                Link::Cut => return Err(BusError::new("the stream is cut")),
                 Link::Hung => {}
                 Link::Up | Link::Mute => match self.take() {
                     Err(next) => due = next.unwrap_or(due),

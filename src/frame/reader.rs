@@ -9,6 +9,9 @@ use std::io::Cursor;
 use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
+/// A code for closing that was registered after the others, and which tungstenite does not know.
+const BAD_GATEWAY: u16 = 1014;
+
 /// What a client says.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Message {
@@ -114,6 +117,15 @@ fn next_frame(bytes: &[u8], begun: usize, limit: usize) -> Result<Option<Frame<'
     if header.mask.is_none() {
         return Err(Violation::Protocol("a client's frames are masked"));
     }
+    // RFC 6455, 5.2: as few bytes as it needs, and of eight not the highest bit.
+    let encodable = match bytes[1] & 0x7f {
+        126 => 126..=0xffff,
+        127 => 0x1_0000..=u64::MAX >> 1,
+        short => 0..=u64::from(short),
+    };
+    if !encodable.contains(&length) {
+        return Err(Violation::Protocol("a length in another form than it must have"));
+    }
     let length = usize::try_from(length).unwrap_or(usize::MAX);
     match header.opcode {
         OpCode::Control(_) if !header.is_final => {
@@ -150,7 +162,7 @@ fn control_message(control: Control, payload: Vec<u8>) -> Result<Message, Violat
         (Control::Close, []) => Ok(Message::Close(None)),
         (Control::Close, [high, low, reason @ ..]) => {
             let code = u16::from_be_bytes([*high, *low]);
-            if !CloseCode::from(code).is_allowed() {
+            if !CloseCode::from(code).is_allowed() && code != BAD_GATEWAY {
                 return Err(Violation::Protocol("a close code that nobody may send"));
             }
             str::from_utf8(reason).map_err(|_| Violation::NotUtf8)?;
@@ -258,7 +270,9 @@ mod tests {
         let unmasked = vec![0x81, 2, b'h', b'i'];
         let unmasked_ping = vec![0x89, 0];
         let long_ping = [vec![0x89, 0x80 | 126, 0, 126], vec![0; 130]].concat();
-        let huge = [vec![0x81, 0x80 | 127], u64::MAX.to_be_bytes().to_vec(), vec![0; 4]].concat();
+        let in_eight = |length: u64| [&[0x81, 0x80 | 127][..], &length.to_be_bytes(), &[0; 4]].concat();
+        let huge = in_eight(u64::MAX >> 1);
+        let in_two = [vec![0x81, 0x80 | 126, 0, 125], vec![0; 4 + 125]].concat();
         let fragments = [frame(0x01, &[b'x'; 600]), frame(0x80, &[b'x'; 600])].concat();
         for (bytes, violation) in [
             (frame(0xc1, b"x"), Protocol("a reserved bit is set")),
@@ -267,6 +281,9 @@ mod tests {
             (frame(0xc9, b""), Protocol("a reserved bit is set")),
             (frame(0x83, b"x"), Protocol("an unknown opcode")),
             (frame(0x8b, b""), Protocol("an unknown opcode")),
+            (in_two, Protocol("a length in another form than it must have")),
+            (in_eight(126), Protocol("a length in another form than it must have")),
+            (in_eight(u64::MAX), Protocol("a length in another form than it must have")),
             (unmasked, Protocol("a client's frames are masked")),
             (unmasked_ping, Protocol("a client's frames are masked")),
             (frame(0x08, b""), Protocol("a control frame in fragments")),
@@ -304,7 +321,8 @@ mod tests {
     #[test]
     fn a_close_has_a_code_that_one_may_send_or_none() {
         assert_eq!(read(&frame(0x88, b""), 1), (vec![Message::Close(None)], Ok(())));
-        for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 3000, 3999, 4000, 4999]
+        for code in
+            [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999]
         {
             let longest = [&u16::to_be_bytes(code)[..], &[b'x'; 123]].concat();
             assert_eq!(read(&frame(0x88, &longest), 1), (vec![Message::Close(Some(code))], Ok(())), "{code}");

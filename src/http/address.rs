@@ -1,6 +1,6 @@
-//! Whose connection it is, for limits by address.
+//! Whose connection it is.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use warp::http::HeaderMap;
@@ -24,17 +24,6 @@ pub fn client(peer: Peer, headers: &HeaderMap, on_fly: bool, proxies: &[IpNet]) 
     address
 }
 
-/// What limits count as one: an IPv6 client has a /64 at least.
-pub fn group(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-        v4 @ IpAddr::V4(_) => v4,
-    }
-}
-
 /// Some proxies name the port too.
 fn parse(hop: &str) -> Option<IpAddr> {
     hop.parse().ok().or_else(|| hop.parse::<SocketAddr>().ok().map(|address| address.ip()))
@@ -48,7 +37,7 @@ mod tests {
     fn told(peer: &str, header: &str, on_fly: bool) -> String {
         let mut headers = HeaderMap::new();
         headers.insert("fly-client-ip", header.parse().unwrap());
-        group(client(Peer(peer.parse().unwrap()), &headers, on_fly, &[])).to_string()
+        client(Peer(peer.parse().unwrap()), &headers, on_fly, &[]).to_string()
     }
 
     /// Behind proxies of 10.0.0.0/8 and 2001:db8:ffff::/48.
@@ -56,7 +45,7 @@ mod tests {
         let proxies = ["10.0.0.0/8", "2001:db8:ffff::/48"].map(|network| network.parse().unwrap());
         let headers =
             lines.iter().map(|line| (HeaderName::from_static("x-forwarded-for"), line.parse().unwrap()));
-        group(client(Peer(peer.parse().unwrap()), &headers.collect(), false, &proxies)).to_string()
+        client(Peer(peer.parse().unwrap()), &headers.collect(), false, &proxies).to_string()
     }
 
     #[test]
@@ -67,8 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_counts_by_its_network() {
-        assert_eq!(told("[2001:db8:1:2:3:4:5:6]:1", "", false), "2001:db8:1:2::");
+    fn an_ipv4_address_is_one_in_either_form() {
         assert_eq!(told("[::ffff:10.0.0.1]:1", "", false), "10.0.0.1");
     }
 
@@ -79,7 +67,7 @@ mod tests {
             ("10.0.0.1:1", &["203.0.113.7"], "203.0.113.7"),
             ("10.0.0.1:1", &["1.1.1.1, 203.0.113.7,10.0.0.2"], "203.0.113.7"),
             ("10.0.0.1:1", &["1.1.1.1", "203.0.113.7:80", "10.0.0.2"], "203.0.113.7"),
-            ("[::ffff:10.0.0.1]:1", &["2001:db8:1:2:3::4, 2001:db8:ffff::1"], "2001:db8:1:2::"),
+            ("[::ffff:10.0.0.1]:1", &["2001:db8:1:2:3::4, 2001:db8:ffff::1"], "2001:db8:1:2:3::4"),
             ("10.0.0.1:1", &["203.0.113.7, unknown"], "10.0.0.1"),
             ("10.0.0.1:1", &["10.0.0.9, 10.0.0.2"], "10.0.0.9"),
             ("10.0.0.1:1", &[], "10.0.0.1"),

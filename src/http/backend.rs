@@ -41,7 +41,7 @@ impl<C: Buf + Send, S: Stream<Item = Result<C, warp::Error>> + Send> Chunks for 
 pub fn check_key(relay: &Relay, headers: &HeaderMap) -> Result<(), Box<Response>> {
     let given = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
     let Err(refusal) = relay.backend.admit(given) else { return Ok(()) };
-    relay.metrics.api_rejected(refusal.name());
+    relay.metrics.api_rejected.inc(refusal.name());
     let (status, code) = match refusal {
         ApiRefusal::NotConfigured => (StatusCode::FORBIDDEN, ErrorCode::Forbidden),
         ApiRefusal::Missing | ApiRefusal::Wrong => (StatusCode::UNAUTHORIZED, ErrorCode::Forbidden),

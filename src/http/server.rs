@@ -1,11 +1,13 @@
 //! The accept loop: warp's routes behind hyper, with the bounds that warp's own server lacks.
 //!
 //! A request's head has its time and size, connections have their number, and only HTTP/1.1 is
-//! spoken (Fly's proxy speaks HTTP/2 to the world). The same time-out ends idle keep-alives.
+//! spoken (Fly's proxy speaks HTTP/2 to the world). The same time-out ends idle keep-alives. Where there
+//! are too many, new ones take the places of the oldest: who opens thousands and says nothing, or little,
+//! keeps nobody out.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -15,13 +17,16 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::select;
-use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{sleep, timeout};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use warp::filters::BoxedFilter;
 use warp::http::{Request, Version};
 use warp::reply::Reply;
+
+use crate::logs::{Address, Seldom};
 
 /// A half-sent request is dropped after this.
 const HEADER_TIME: Duration = Duration::from_secs(10);
@@ -36,6 +41,13 @@ const HEADER_BYTES: usize = 16 << 10;
 
 /// Connections that are not sockets (yet).
 pub const MAX_CONNECTIONS: usize = 4_096;
+
+/// The least number of connections that is worth going through to forget those that have ended.
+const FORGET_AT: usize = 64;
+
+/// Where there are as many, the oldest is ended after this. Honest crowds have asked by then, even from
+/// the other end of the world; those who say nothing make others wait no longer.
+const TIME_OF_THE_OLDEST: Duration = Duration::from_secs(1);
 
 /// Where a request came from, by TCP.
 #[derive(Clone, Copy, Debug)]
@@ -62,29 +74,74 @@ pub async fn serve<R: Reply + 'static>(
     routes: BoxedFilter<(R,)>,
     stop: CancellationToken,
 ) {
-    let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let most = MAX_CONNECTIONS / listeners.len().max(1);
+    let complaints = Seldom::default();
     let accepting = listeners.into_iter();
-    join_all(accepting.map(|listener| accept_all(listener, &connections, &routes, &stop))).await;
+    join_all(accepting.map(|listener| accept_all(listener, Crowd::new(most), &routes, &complaints, &stop)))
+        .await;
+}
+
+/// Connections that are no sockets (yet), the oldest first.
+struct Crowd {
+    most: usize,
+    connections: VecDeque<(Instant, AbortHandle)>,
+    /// With so many it is time to forget those that have ended: a handle keeps its task's memory.
+    forget_at: usize,
+}
+
+impl Crowd {
+    fn new(most: usize) -> Self {
+        Self { most, connections: VecDeque::new(), forget_at: FORGET_AT }
+    }
+
+    /// Waits until there is room for one more: one of them ends, or the oldest has had its time.
+    async fn room(&mut self) {
+        if self.connections.len() < self.forget_at {
+            return;
+        }
+        loop {
+            self.connections.retain(|(_, connection)| !connection.is_finished());
+            self.forget_at = (2 * self.connections.len()).clamp(FORGET_AT.min(self.most), self.most);
+            if self.connections.len() < self.most {
+                return;
+            }
+            let oldest = self.connections.front();
+            match oldest.filter(|(since, _)| since.elapsed() >= TIME_OF_THE_OLDEST) {
+                Some((_, oldest)) => {
+                    oldest.abort();
+                    self.connections.pop_front();
+                }
+                None => sleep(Duration::from_millis(10)).await,
+            }
+        }
+    }
+
+    fn admit(&mut self, connection: AbortHandle) {
+        self.connections.push_back((Instant::now(), connection));
+    }
 }
 
 async fn accept_all<R: Reply + 'static>(
     listener: TcpListener,
-    connections: &Arc<Semaphore>,
+    mut crowd: Crowd,
     routes: &BoxedFilter<(R,)>,
+    complaints: &Seldom,
     stop: &CancellationToken,
 ) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).max_buf_size(HEADER_BYTES);
     loop {
         let accepted = select! {
-            accepted = accept(&listener, connections) => accepted,
+            accepted = accept(&listener, &mut crowd) => accepted,
             () = stop.cancelled() => return,
         };
-        let (stream, peer, permit) = match accepted {
+        let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, mostly: the ones that end make room.
-                warn!(%error, "can't accept connections; trying again");
+                if let Some(kept_back) = complaints.pass() {
+                    warn!(%error, kept_back, "can't accept connections; trying again");
+                }
                 sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -100,8 +157,7 @@ async fn accept_all<R: Reply + 'static>(
         });
         let mut connection = http.serve_connection(TokioIo::new(stream), service);
         let stop = stop.clone();
-        tokio::spawn(async move {
-            let _permit = permit;
+        let task = tokio::spawn(async move {
             let ended = select! {
                 ended = &mut connection => ended,
                 Some(taker) = taken.recv() => {
@@ -115,18 +171,17 @@ async fn accept_all<R: Reply + 'static>(
                 }
             };
             if let Err(error) = ended {
-                debug!(%peer, %error, "connection ended");
+                debug!(address = %Address(peer.ip()), %error, "connection ended");
             }
         });
+        crowd.admit(task.abort_handle());
     }
 }
 
-type Accepted = (TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit);
-
-async fn accept(listener: &TcpListener, connections: &Arc<Semaphore>) -> io::Result<Accepted> {
-    let permit = Arc::clone(connections).acquire_owned().await.map_err(io::Error::other)?;
+async fn accept(listener: &TcpListener, crowd: &mut Crowd) -> io::Result<(TcpStream, SocketAddr)> {
+    crowd.room().await;
     let (stream, peer) = listener.accept().await?;
     // An alert is one small write: it must not wait for another to fill a packet.
     stream.set_nodelay(true)?;
-    Ok((stream, peer, permit))
+    Ok((stream, peer))
 }

@@ -6,11 +6,12 @@ use std::time::Instant;
 use serde::Serialize;
 use warp::Filter;
 use warp::filters::BoxedFilter;
-use warp::http::{StatusCode, header};
+use warp::http::{HeaderMap, StatusCode, header};
 use warp::reply::{Reply as _, Response};
 
 use crate::health::Phase;
-use crate::metrics;
+use crate::metrics::Format;
+use crate::process;
 use crate::relay::Relay;
 use crate::wire::reply::{InstanceInfo, instances};
 
@@ -25,9 +26,12 @@ pub fn routes(relay: Arc<Relay>) -> BoxedFilter<(Response,)> {
         .and(get)
         .and(relay.clone())
         .map(move |relay: Arc<Relay>| status_reply(&relay, started));
-    let metrics = warp::path!("metrics").and(get).and(relay).map(|relay: Arc<Relay>| {
-        let text = relay.metrics.text();
-        warp::reply::with_header(text, header::CONTENT_TYPE, metrics::CONTENT_TYPE).into_response()
+    let metrics = warp::path!("metrics").and(get).and(relay).and(warp::header::headers_cloned());
+    let metrics = metrics.map(|relay: Arc<Relay>, headers: HeaderMap| {
+        let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+        let format = Format::accepted(accept);
+        let text = relay.figures(format);
+        warp::reply::with_header(text, header::CONTENT_TYPE, format.content_type()).into_response()
     });
     health.or(status).unify().or(metrics).unify().boxed()
 }
@@ -68,7 +72,7 @@ fn status_reply(relay: &Relay, started: Instant) -> Response {
             },
             connected_clients,
             uptime: started.elapsed().as_secs_f64(),
-            memory_usage: Memory { rss: resident_bytes() },
+            memory_usage: Memory { rss: process::resident_bytes() },
             instance_id: identity.instance(),
             region: identity.region(),
             version: env!("CARGO_PKG_VERSION"),
@@ -77,12 +81,4 @@ fn status_reply(relay: &Relay, started: Instant) -> Response {
         })
         .into_response()
     })
-}
-
-/// Memory in use, where the system tells it in Linux' way.
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kilobytes * 1024)
 }

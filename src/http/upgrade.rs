@@ -26,6 +26,7 @@ use crate::admission::{Admission, Place, Refusal};
 use crate::auth::Visitor;
 use crate::authorizer::{Denied, Question};
 use crate::health::Phase;
+use crate::logs::Address;
 use crate::relay::{RETRY_AFTER, Relay};
 use crate::shard::{Arrival, Command};
 use crate::wire::{Close, CloseCode, ErrorCode};
@@ -53,7 +54,12 @@ pub fn route(relay: Arc<Relay>) -> BoxedFilter<(Response,)> {
                     Ok(()) => pending().await,
                     Err(refused) => {
                         let (reason, response) = *refused;
-                        relay.metrics.rejected(reason);
+                        relay.metrics.rejected.inc(reason);
+                        debug!(
+                            reason,
+                            address = %Address(visitor_address(&relay, peer, &headers)),
+                            "socket refused"
+                        );
                         response
                     }
                 }
@@ -74,7 +80,11 @@ async fn accept(
     takeover: Option<Takeover>,
     peer: Peer,
 ) -> Result<(), Refused> {
-    let key = handshake(headers).map_err(|why| refuse("handshake", StatusCode::BAD_REQUEST, why))?;
+    let key = handshake(headers).map_err(|why| {
+        let mut refused = refuse("handshake", StatusCode::BAD_REQUEST, why);
+        refused.1.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        refused
+    })?;
     let takeover = takeover.ok_or_else(|| {
         refuse("handshake", StatusCode::BAD_REQUEST, "HTTP/1.1 is needed to open a WebSocket")
     })?;
@@ -83,8 +93,8 @@ async fn accept(
         return Err(refuse("origin", StatusCode::FORBIDDEN, why));
     }
     takes_sockets(relay.health.phase())?;
-    let ip = address::client(peer, headers, relay.identity().on_fly(), &relay.config.trusted_proxies);
-    let place = admission.admit(address::group(ip)).map_err(|refusal| match refusal {
+    let ip = visitor_address(relay, peer, headers);
+    let place = admission.admit(ip).map_err(|refusal| match refusal {
         Refusal::Full => later("full", StatusCode::SERVICE_UNAVAILABLE, "this VM is full", 5),
         Refusal::TooMany => later(
             "address_connections",
@@ -116,10 +126,14 @@ async fn accept(
     let relay = Arc::clone(relay);
     takeover.by(move |stream, early| {
         // Copied: hyper's buffer of 8 KiB, nearly always empty, would stay for long.
-        let newcomer = Newcomer { stream, answer, early: early.to_vec(), place, ip };
+        let newcomer = Newcomer { stream, answer, early: early.to_vec(), place };
         join(&relay, query, named, visitor, newcomer);
     });
     Ok(())
+}
+
+fn visitor_address(relay: &Relay, peer: Peer, headers: &HeaderMap) -> IpAddr {
+    address::client(peer, headers, relay.identity().on_fly(), &relay.config.trusted_proxies)
 }
 
 /// The head that ends HTTP on a connection (RFC 6455, 4.2.2).
@@ -196,7 +210,6 @@ struct Newcomer {
     answer: Bytes,
     early: Vec<u8>,
     place: Place,
-    ip: IpAddr,
 }
 
 /// Brings a socket to its shard. Takes the query, token and all: nothing of it is kept for as long as the
@@ -208,8 +221,9 @@ fn join(relay: &Arc<Relay>, query: Query, named: Vec<String>, visitor: Visitor, 
     let named = own.iter().chain(&named).map(String::as_str);
     let channels: Vec<_> = named.chain(asked).collect();
     relay.join(query.get("since").map(String::as_str), &channels, visitor, |member, greeting| {
-        debug!(client_id = %member.client_id, "socket opened");
-        let Newcomer { stream, answer, early, place, ip } = newcomer;
+        let Newcomer { stream, answer, early, place } = newcomer;
+        let ip = place.address;
+        debug!(clientId = &*member.client_id, address = %Address(ip), "socket opened");
         let presence = relay.lifecycle.opened(&member.client_id, member.visitor.user.as_ref(), ip);
         let outbox = member.outbox.clone();
         let arrival = Arrival { stream, answer, early, greeting, member, presence, place };
@@ -223,6 +237,11 @@ fn join(relay: &Arc<Relay>, query: Query, named: Vec<String>, visitor: Visitor, 
 
 /// Checks the client's half of the handshake (RFC 6455, 4.2.1); returns this side's proof.
 fn handshake(headers: &HeaderMap) -> Result<String, &'static str> {
+    // Neither may be there twice: another reader, a proxy, might go by the other one.
+    let only = |name| {
+        let mut values = headers.get_all(name).into_iter();
+        values.next().filter(|_| values.next().is_none())
+    };
     let has = |name, token: &str| {
         let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
         values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(token))
@@ -233,13 +252,16 @@ fn handshake(headers: &HeaderMap) -> Result<String, &'static str> {
     if !has(header::SEC_WEBSOCKET_VERSION, "13") {
         return Err("Sec-WebSocket-Version: expected 13");
     }
+    if only(header::HOST).is_none() {
+        return Err("Host: expected one");
+    }
     if headers.contains_key(header::TRANSFER_ENCODING)
         || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0")
     {
         return Err("a WebSocket request has no body");
     }
     // 16 bytes in base64: 22 characters and two of padding.
-    let key = headers.get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes);
+    let key = only(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes);
     let key = key
         .filter(|key| key.len() == 24 && key.ends_with(b"=="))
         .filter(|key| key[..22].iter().all(|byte| byte.is_ascii_alphanumeric() || b"+/".contains(byte)))
@@ -298,6 +320,7 @@ mod tests {
 
     fn headers(change: &[(&'static str, &str)]) -> HeaderMap {
         let good = [
+            ("host", "localhost"),
             ("upgrade", "WebSocket"),
             ("connection", "keep-alive, Upgrade"),
             ("sec-websocket-version", "13"),

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, watch};
 use super::Arrival;
 use crate::channel::Channel;
 use crate::frame::Frame;
+use crate::metrics::Stopwatch;
 use crate::wire::Close;
 
 /// Bytes of events that wait for a shard before no more are taken from the topic, which keeps them.
@@ -29,6 +30,8 @@ pub enum Command {
     Close(SocketId, Box<Close>),
     /// The system has something for the socket, or room for its bytes.
     Ready(SocketId),
+    /// To be stopped when all that was told so far is written.
+    Time(Stopwatch),
 }
 
 /// Who of a shard hears of an event.
@@ -39,12 +42,22 @@ pub struct Audience {
 }
 
 /// Something for one socket alone.
+#[derive(Default)]
 pub struct Message {
-    /// One frame, in one or more parts.
+    /// One frame, in one or more parts; a new socket's first frames.
     pub parts: Vec<Bytes>,
     /// However long it is, it is taken when little else waits.
     pub is_refresh: bool,
-    pub written: Option<Notice>,
+    /// Boxed: few have one, and a socket's turn is to stay small.
+    pub written: Option<Box<Notice>>,
+}
+
+impl Message {
+    /// What a socket missed, perhaps among other frames; `asked` is when it asked for it. However long
+    /// it is, it is taken when little else waits: what a channel holds is not the reader's fault.
+    pub fn refresh(parts: Vec<Bytes>, asked: Stopwatch) -> Self {
+        Self { parts, is_refresh: true, written: Some(Notice::Time(asked).into()) }
+    }
 }
 
 impl From<Frame> for Message {
@@ -53,8 +66,24 @@ impl From<Frame> for Message {
     }
 }
 
-/// Becomes true when a frame is written; dropped before, it never will be.
-pub type Notice = watch::Sender<bool>;
+/// What is to happen when a frame is written; dropped before, it never will.
+pub enum Notice {
+    /// It becomes true.
+    Tell(watch::Sender<bool>),
+    /// It is stopped.
+    Time(Stopwatch),
+}
+
+impl Notice {
+    pub(super) fn written(self) {
+        match self {
+            Self::Tell(waiting) => {
+                waiting.send_replace(true);
+            }
+            Self::Time(watch) => watch.stop(),
+        }
+    }
+}
 
 /// A socket of this process, never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -157,28 +186,18 @@ impl Outbox {
         Self { mailbox, id: SocketId::next() }
     }
 
-    pub fn push(&self, frame: Frame) {
-        self.say(frame.into());
+    pub fn push(&self, message: impl Into<Message>) {
+        self.mailbox.send(Command::Say(self.id, message.into()));
     }
 
     /// The same, for one who wants to know when it is written.
-    pub fn push_noticed(&self, frame: Frame, written: Notice) {
-        self.say(Message { written: Some(written), ..frame.into() });
-    }
-
-    /// One frame that is in parts. However long it is, it is taken when little else waits: what a
-    /// channel holds is not the reader's fault.
-    pub fn push_refresh(&self, parts: Vec<Bytes>) {
-        self.say(Message { parts, is_refresh: true, written: None });
+    pub fn push_noticed(&self, frame: Frame, written: watch::Sender<bool>) {
+        self.push(Message { written: Some(Notice::Tell(written).into()), ..frame.into() });
     }
 
     /// Ends the socket after what waits. The first reason stays.
     pub fn close(&self, close: Close) {
         self.mailbox.send(Command::Close(self.id, Box::new(close)));
-    }
-
-    fn say(&self, message: Message) {
-        self.mailbox.send(Command::Say(self.id, message));
     }
 }
 

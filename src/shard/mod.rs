@@ -44,6 +44,8 @@ use crate::clock;
 use crate::frame::Frame;
 use crate::frame::reader::{Message as Said, Violation};
 use crate::lifecycle::Presence;
+use crate::logs::Address;
+use crate::metrics::Stopwatch;
 use crate::relay::{Member, Relay};
 use crate::wire::{Close, CloseCode, ErrorCode, reply, request};
 
@@ -90,7 +92,7 @@ pub struct Arrival {
     /// What the client sent before it was answered.
     pub early: Vec<u8>,
     /// What it is to hear first: whole frames.
-    pub greeting: Vec<Bytes>,
+    pub greeting: Message,
     pub member: Member,
     pub presence: Option<Presence>,
     pub place: Place,
@@ -105,8 +107,14 @@ pub struct Shard {
     channels: HashMap<Channel, HashSet<SocketId>>,
     /// Those with turns of their own to write.
     listed: VecDeque<SocketId>,
+    /// How many have left that list so far.
+    delisted: u64,
     /// Turns given out by channels' events since nobody was listed.
     turns: usize,
+    /// What is to be stopped when the log is told up to a place, and when so many have left the list.
+    watches: VecDeque<(u64, u64, Stopwatch)>,
+    /// Bytes that waited for sockets when time was last kept.
+    unread: usize,
     /// Those whose connection is found to be over.
     over: Vec<(SocketId, Over)>,
     pass: Pass,
@@ -185,7 +193,10 @@ impl Shard {
             sockets: IndexMap::new(),
             channels: HashMap::new(),
             listed: VecDeque::new(),
+            delisted: 0,
             turns: 0,
+            watches: VecDeque::new(),
+            unread: 0,
             over: Vec::new(),
             pass: Pass::default(),
             buffer: vec![0; READ_BUFFER],
@@ -205,7 +216,7 @@ impl Shard {
             select! {
                 // The tick first, or one that is always busy would have none.
                 biased;
-                _ = tick.tick(), if !self.sockets.is_empty() => self.tend(),
+                _ = tick.tick(), if !self.sockets.is_empty() || self.unread > 0 => self.tend(),
                 () = yield_now(), if !idle => {}
                 () = self.mailbox.filled(), if idle => {}
                 () = stop.cancelled(), if idle && self.sockets.is_empty() => return,
@@ -230,6 +241,7 @@ impl Shard {
         let limit = self.relay.config.limits.outbox_bytes;
         for _ in 0..SLICE.min(self.listed.len()) {
             let Some(id) = self.listed.pop_front() else { break };
+            self.delisted += 1;
             if let Some(index) = self.sockets.get_index_of(&id) {
                 self.sockets[index].socket.is_listed = false;
                 self.write_to(index, limit);
@@ -247,6 +259,13 @@ impl Shard {
             self.mailbox.offered(self.pass.goal - self.pass.done);
             self.pass.done = self.pass.goal;
             self.log.forget(self.pass.lowest);
+        }
+        while let Some((place, turn, _)) = self.watches.front()
+            && *place <= self.pass.done
+            && *turn <= self.delisted
+            && let Some((.., watch)) = self.watches.pop_front()
+        {
+            watch.stop();
         }
     }
 
@@ -301,6 +320,10 @@ impl Shard {
                 }
                 Command::Close(id, close) => self.close(id, &close, false),
                 Command::Ready(id) => self.ready(id),
+                Command::Time(watch) => {
+                    let turns = self.delisted + self.listed.len() as u64;
+                    self.watches.push_back((self.log.head(), turns, watch));
+                }
             }
         }
     }
@@ -340,7 +363,7 @@ impl Shard {
         let mut socket = Socket::new(stream, member.outbox.clone(), answer, &self.log, now);
         socket.ping_at = now + ticks(config.ping_interval);
         socket.expires_at = member.visitor.expires.map_or(u32::MAX, |at| now + ticks(time_until(at)));
-        socket.say(&self.log, Message { parts: greeting, is_refresh: true, written: None }, limit);
+        socket.say(&self.log, greeting, limit);
         list(&mut self.listed, id, &mut socket);
         let messages = config.limits.messages;
         let quota = Quota::per_second(messages.per_second).allow_burst(messages.burst);
@@ -454,7 +477,9 @@ impl Shard {
         let now = self.now;
         let interval = ticks(self.relay.config.ping_interval);
         let mut due = Vec::new();
+        let mut unread = 0;
         for (id, Resident { socket, .. }) in &mut self.sockets {
+            unread += socket.lag(&self.log);
             if let Some(since) = socket.closing_since {
                 if now - since.get().min(now) >= ticks(LINGER) {
                     self.over.push((*id, Over::Lost));
@@ -474,6 +499,8 @@ impl Shard {
         for (id, close) in due {
             self.close(id, &close, true);
         }
+        self.relay.metrics.unread.inc_by(unread as i64 - self.unread as i64);
+        self.unread = unread;
     }
 
     fn close(&mut self, id: SocketId, close: &Close, is_urgent: bool) {
@@ -517,8 +544,8 @@ impl Home {
     /// It is no member any longer, for this reason.
     fn depart(&mut self, reason: &'static str) {
         let Some(member) = self.member.take() else { return };
-        debug!(client_id = %member.client_id, reason, "socket ended");
-        member.relay.metrics.closed(reason);
+        debug!(clientId = &*member.client_id, reason, address = %Address(self.place.address), "socket ended");
+        member.relay.metrics.closed.inc(reason);
         if let Some(presence) = self.presence.take() {
             presence.ended(reason);
         }

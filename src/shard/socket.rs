@@ -64,7 +64,7 @@ struct Turn {
     /// Nothing comes after it.
     is_last: bool,
     cost: usize,
-    written: Option<Notice>,
+    written: Option<Box<Notice>>,
 }
 
 /// How far writing came.
@@ -209,7 +209,7 @@ impl Socket {
                     self.place = turn.resume;
                     self.own -= turn.cost;
                     if let Some(written) = turn.written.take() {
-                        written.send_replace(true);
+                        written.written();
                     }
                     if turn.is_last {
                         return true;
@@ -424,7 +424,11 @@ mod tests {
                     let count = frame.len().div_ceil(size);
                     let parts = (0..count).map(|_| whole.split_to(size.min(whole.len()))).collect();
                     let (notice, written) = watch::channel(false);
-                    socket.say(&log, Message { parts, is_refresh: false, written: Some(notice) }, 0);
+                    socket.say(
+                        &log,
+                        Message { parts, is_refresh: false, written: Some(Notice::Tell(notice).into()) },
+                        0,
+                    );
                     notices.push((expected.len(), written));
                     expected.push(frame);
                 }

@@ -13,6 +13,7 @@ use crate::auth::Visitor;
 use crate::bus::Bus;
 use crate::bus::memory::Topic;
 use crate::config::Config;
+use crate::metrics::Format;
 
 /// So much may a socket leave unread here.
 const OUTBOX: usize = 1 << 20;
@@ -69,7 +70,8 @@ impl World {
         let mut seated = None;
         self.relay.join(None, &[], Visitor::default(), |member, _| {
             let (outbox, client_id) = (member.outbox.clone(), Arc::clone(&member.client_id));
-            let greeting = greeting.iter().map(|text| Frame::text(text.as_bytes()).into_bytes()).collect();
+            let parts = greeting.iter().map(|text| Frame::text(text.as_bytes()).into_bytes()).collect();
+            let greeting = Message { parts, is_refresh: true, written: None };
             let (answer, early) = (Bytes::new(), Vec::new());
             let arrival = Arrival { stream: served, answer, early, greeting, member, presence: None, place };
             outbox.mailbox.send(Command::Join(outbox.id, Box::new(arrival)));
@@ -215,7 +217,7 @@ async fn a_long_refresh_is_written_whole_before_a_close() {
     let mut client = world.client(&[]).await;
     let part = Bytes::from(vec![b'x'; OUTBOX]);
     let parts = crate::frame::text_of_parts(vec![part.clone(), part.clone(), part]);
-    client.outbox.push_refresh(parts);
+    client.outbox.push(Message { parts, is_refresh: true, written: None });
     world.tell("after", None);
     client.outbox.close(Close::new(CloseCode::Restart, "restart"));
     world.tell("never heard", None);
@@ -401,5 +403,62 @@ async fn one_that_reads_again_in_time_hears_all_and_is_heard() {
     client.stream.write_all(&[0x88, 0x82, 0, 0, 0, 0, 3, 0xe8]).await.unwrap();
     client.is_closed(1000).await;
     drop(client);
+    World { shard: Some(shard), ..world }.end().await;
+}
+
+#[tokio::test]
+async fn a_watch_is_stopped_when_the_last_one_is_written_to() {
+    let (world, mut shard) = World::by_hand().await;
+    let mailbox = &world.relay.shards[0];
+    let channel = Channel::new("c").unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..2 * SLICE {
+        let client = world.client(&[]).await;
+        mailbox.send(Command::Enter(client.outbox.id, channel.clone()));
+        clients.push(client);
+    }
+    while !shard.is_idle() || !mailbox.is_empty() {
+        shard.round();
+    }
+    let metrics = &world.relay.metrics;
+    let is_counted = |count: u64| {
+        let line = format!("alien_alert_delivery_duration_seconds_count {count}");
+        metrics.text(Format::Plain).lines().any(|other| other == line)
+    };
+    for (before, channel) in [(0, None), (1, Some(channel))] {
+        mailbox.tell(channel, None, Frame::text(b"a"));
+        mailbox.send(Command::Time(Stopwatch::since(clock::now_micros(), &metrics.delivery)));
+        shard.round();
+        assert!(is_counted(before), "half of them were written to");
+        shard.round();
+        assert!(is_counted(before + 1));
+    }
+    for client in &mut clients {
+        client.hears(&["a", "a"]).await;
+    }
+}
+
+#[tokio::test]
+async fn what_sockets_leave_unread_is_told() {
+    let (world, mut shard) = World::by_hand().await;
+    let client = world.client(&[]).await;
+    shard.round();
+    let text = "x".repeat(100_000);
+    while shard.sockets[0].socket.lag(&shard.log) == 0 {
+        world.tell(&text, None);
+        shard.round();
+    }
+    shard.tend();
+    let unread = &world.relay.metrics.unread;
+    assert_eq!(unread.get(), shard.sockets[0].socket.lag(&shard.log) as i64);
+
+    let shard = tokio::spawn(shard.run(world.stop.clone()));
+    drop(client);
+    let told = async {
+        while unread.get() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(10), told).await.expect("nobody is there to read");
     World { shard: Some(shard), ..world }.end().await;
 }

@@ -202,8 +202,7 @@ pub fn landing_of(json: &str) -> Result<Box<RawValue>, Invalid> {
 pub fn app_event(json: &str) -> Result<(Kind, Box<RawValue>), Invalid> {
     let fields = fields(json)?;
     let name = fields.kind.and_then(read::<String>).unwrap_or_default();
-    let is_legal = |c: char| c.is_ascii_alphanumeric() || "._:-/".contains(c);
-    if name.is_empty() || name.len() > MAX_TYPE || !name.chars().all(is_legal) || RESERVED.contains(&&*name) {
+    if !is_app_type(&name) {
         let message = format!(
             "type: expected a name of your own, 1 to {MAX_TYPE} of A-Z a-z 0-9 . _ : - /, and none of {}",
             RESERVED.join(", ")
@@ -213,12 +212,19 @@ pub fn app_event(json: &str) -> Result<(Kind, Box<RawValue>), Invalid> {
     Ok((Kind::App(name), any(fields.data)))
 }
 
+/// Whether an app's own event may be called so.
+pub fn is_app_type(name: &str) -> bool {
+    let is_legal = |c: char| c.is_ascii_alphanumeric() || "._:-/".contains(c);
+    (1..=MAX_TYPE).contains(&name.len()) && name.chars().all(is_legal) && !RESERVED.contains(&name)
+}
+
 /// An id that came by another way than a message, checked alike.
 pub fn checked_id(id: &str) -> Result<String, Invalid> {
     Some(id.to_owned()).filter(|id| is_id(id)).ok_or_else(bad_id)
 }
 
-fn is_id(id: &str) -> bool {
+/// Whether an event may have that id.
+pub fn is_id(id: &str) -> bool {
     !id.is_empty() && id.chars().count() <= MAX_ID && !id.chars().any(char::is_control)
 }
 

@@ -7,12 +7,9 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::support::backend::{Backend, Reply, says};
+use crate::support::certificate::Certificate;
 use crate::support::client::Client;
 use crate::support::emulator::Emulator;
 use crate::support::http::{self, Answer, HANDSHAKE, get, get_with, knock};
@@ -286,35 +283,14 @@ async fn a_visitor_that_goes_is_asked_about_no_longer() {
     until("its place", async || (knock(&vm, "/ws", &[]).await.status == 101).then_some(())).await;
 }
 
-/// A certificate for this machine, signed by itself: its file, and a server's end of TLS with it.
-fn certificate(directory: &std::path::Path) -> (String, TlsAcceptor) {
-    let file = |name: &str| directory.join(name).to_str().unwrap().to_owned();
-    let (certificate, key) = (file("certificate.pem"), file("key.pem"));
-    let made = std::process::Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
-        .args(["-subj", "/CN=backend", "-addext", "subjectAltName=IP:127.0.0.1"])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-out", &certificate, "-keyout", &key])
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let chain = vec![CertificateDer::from_pem_file(&certificate).unwrap()];
-    let key = PrivateKeyDer::from_pem_file(&key).unwrap();
-    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
-    (certificate, TlsAcceptor::from(Arc::new(config)))
-}
-
 #[tokio::test]
 async fn a_backend_behind_https_is_asked_when_its_certificate_is_good() {
-    let directory = std::env::temp_dir().join(format!("alien-alert-{}", uuid::Uuid::new_v4()));
-    std::fs::create_dir(&directory).unwrap();
-    let (certificate, tls) = certificate(&directory);
-    let backend = Backend::start_tls(tls, as_asked).await;
+    let certificate = Certificate::for_this_machine(&[]);
+    let backend = Backend::start_tls(certificate.tls.clone(), as_asked).await;
     let url = format!("https://127.0.0.1:{}/connect", backend.port);
-    // Where the system's certificates are, by the convention of OpenSSL.
-    let trusting = Vm::alone(&[("CONNECT_URL", &url), ("SSL_CERT_FILE", &certificate)]).await;
+    let trusting = Vm::alone(&[("CONNECT_URL", &url), ("SSL_CERT_FILE", &certificate.file)]).await;
     assert_eq!(knock(&trusting, "/ws", &[]).await.status, 101);
     let wary = Vm::alone(&[("CONNECT_URL", &url)]).await;
     assert_unavailable(&knock(&wary, "/ws", &[]).await, "a certificate that nobody knows");
     assert_eq!(backend.asked().len(), 1);
-    std::fs::remove_dir_all(&directory).unwrap();
 }

@@ -93,6 +93,9 @@ async fn no_number_is_too_odd_for_the_map_and_the_clock() {
                if (age.length > 13 || /NaN|Infinity|undefined/.test(age)) said.push(['age', age]);
                if (/NaN|Infinity|undefined/.test(landings.nameOf(event))) said.push(['name', landings.nameOf(event)]);
              }
+             const crossed = { timestamp: 5, published: 40, received: 30 };
+             const legs = journey.legsOf(crossed, { pressedAt: 10, heardAt: 60 }, clock);
+             if (String(legs) !== '0,30,0,20') said.push(['clocks that differ', legs]);
              for (const name of ['constructor', '__proto__', 'toString']) {
                if (regions.placeOfRegion(name) || regions.city(name) !== name) said.push(['region', name]);
              }

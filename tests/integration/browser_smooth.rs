@@ -75,7 +75,6 @@ async fn a_thousand_landings_and_fifty_a_second_leave_room_in_each_frame() {
     })
     .await;
 
-    std::fs::write("/tmp/h/trace.json", serde_json::to_string(&trace).unwrap()).unwrap();
     let frames = frames(&trace);
     let at = |part: f64| frames[((frames.len() - 1) as f64 * part) as usize];
     let within = frames.iter().filter(|frame| **frame <= FRAME).count() as f64 / frames.len() as f64;

@@ -56,7 +56,7 @@ fn window() -> i64 {
 }
 
 fn message(text: &str) -> Message {
-    Message { data: text.to_owned().into(), to: None }
+    Message { data: text.to_owned().into(), ..Message::default() }
 }
 
 async fn next(inbox: &mut Inbox) -> Delivery {
@@ -94,7 +94,8 @@ async fn a_message_arrives_as_it_was_sent() {
     for kind in Kind::both().await {
         let member = kind.member("a").await;
         let mut inbox = member.join(Join::Resume, window()).await.unwrap();
-        let sent = Message { data: (0..=255).collect::<Vec<u8>>().into(), to: Some("a".into()) };
+        let data = (0..=255).collect::<Vec<u8>>().into();
+        let sent = Message { data, to: Some("a".into()), ..Message::default() };
         let before = clock::now_micros();
         member.publish(sent.clone()).await.unwrap();
         let delivery = next(&mut inbox).await;
@@ -211,6 +212,8 @@ async fn on_pubsub_the_subscription_is_as_it_should_be() {
     assert_eq!(subscription["messageRetentionDuration"], "3900s");
     assert_eq!(subscription["filter"], "NOT attributes:to OR attributes.to = \"a\"");
     assert_eq!(subscription["labels"]["app"], "alien-alert");
+    let created: i64 = subscription["labels"]["created"].as_str().unwrap().parse().unwrap();
+    assert!((clock::now_millis() / 1_000 - created).abs() < 60, "{created}");
     assert_eq!(emulator.topic("CONTRACT").await["messageRetentionDuration"], "3900s");
 }
 

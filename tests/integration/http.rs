@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::support::http::{get, get_with};
+use crate::support::until;
 use crate::support::vm::Vm;
 
 #[tokio::test]
@@ -81,7 +82,13 @@ async fn metrics_count_what_happens() {
     client.settle().await;
     client.send_text("nonsense").await;
     client.expect("error").await;
-    let metrics = get(vm.port, "/metrics").await;
+    // A client may hear what it is told before the shard has noted that it is written.
+    let noted = ["delivery_duration_seconds_count 1\n", "catch_up_duration_seconds_count 2\n"];
+    let metrics = until("times of what is written", async || {
+        let metrics = get(vm.port, "/metrics").await;
+        noted.iter().all(|line| metrics.text().contains(line)).then_some(metrics)
+    })
+    .await;
     assert!(metrics.header("content-type").starts_with("application/openmetrics-text"));
     for line in [
         "alien_alert_connections 2",
@@ -91,11 +98,17 @@ async fn metrics_count_what_happens() {
         "alien_alert_messages_received_total{type=\"invalid\"} 1",
         "alien_alert_events_total{type=\"alert\"} 1",
         "alien_alert_deliveries_total{type=\"alert\"} 2",
-        "alien_alert_publish_errors_total 0",
+        "alien_alert_sockets_opened_total{kind=\"new\"} 2",
+        "alien_alert_publish_errors_total{cause=\"no_answer\"} 0",
         "alien_alert_publish_duration_seconds_count 1",
+        "alien_alert_history_events 1",
+        "alien_alert_ready 1",
     ] {
         assert!(metrics.text().lines().any(|other| other == line), "{line} in\n{}", metrics.text());
     }
     assert!(metrics.text().contains("alien_alert_topic_round_trip_seconds_count"));
     assert!(metrics.text().ends_with("# EOF\n"));
+    let plain = get_with(vm.port, "/metrics", &[("accept", "text/plain; version=0.0.4")]).await;
+    assert_eq!(plain.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    assert!(plain.text().contains("# TYPE alien_alert_events_total counter\n"));
 }

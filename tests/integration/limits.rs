@@ -1,20 +1,19 @@
 //! The bounds: who goes beyond one is told so, and nobody else notices.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_tungstenite::{WebSocketStream, client_async};
+
 use tokio_util::sync::CancellationToken;
 
-use crate::support::client::{Client, Raw, open};
-use crate::support::http::{get, knock};
+use crate::support::client::{Client, Raw, open, open_from};
+use crate::support::http::{API_KEY, ask, get, knock};
 use crate::support::vm::Vm;
 use crate::support::{until, within};
 
@@ -164,17 +163,6 @@ async fn an_idle_connection_takes_little_memory() {
     assert!(each <= 2_000, "{each} bytes");
 }
 
-/// A socket of a client at another address of this machine.
-async fn open_from(source: &str, port: u16) -> Result<WebSocketStream<TcpStream>, Error> {
-    let socket = TcpSocket::new_v4()?;
-    // Thousands of ports that wait after their close would make the search for a free one slow, and the
-    // flood with it.
-    socket.set_zero_linger()?;
-    socket.bind(SocketAddr::new(source.parse().unwrap(), 0))?;
-    let stream = socket.connect(SocketAddr::from(([127, 0, 0, 1], port))).await?;
-    Ok(client_async(format!("ws://127.0.0.1:{port}/ws"), stream).await?.0)
-}
-
 /// The 99th percentile of the time from a press of the button to its sight.
 async fn alerts_p99(client: &mut Client) -> Duration {
     const PRESSES: usize = 250;
@@ -269,4 +257,113 @@ async fn a_flood_from_one_address_does_not_slow_another() {
     assert!(refused > 0 && cut > 0, "no flood");
     // A busy machine slows both.
     assert!(loud < 4 * quiet + Duration::from_millis(250), "{loud:?}");
+}
+
+#[tokio::test]
+async fn who_connects_and_says_nothing_keeps_nobody_out() {
+    // As many as there may be that are no sockets, and some more in each of the system's queues.
+    const SILENT: usize = 5_000;
+    let _ = rlimit::increase_nofile_limit(2 * SILENT as u64);
+    let vm = Vm::alone(&[]).await;
+    let mut witness = vm.connect().await;
+    let mut silent = Vec::new();
+    for _ in 0..SILENT {
+        silent.push(within("connection", TcpStream::connect(("127.0.0.1", vm.port))).await.unwrap());
+    }
+    let begun = Instant::now();
+    vm.connect().await.alert(json!({})).await;
+    let took = begun.elapsed();
+    println!("beside {SILENT} silent connections, a page was let in after {took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    witness.expect("alert").await;
+    // No more than its share is kept: the oldest were ended.
+    let mut end = [0];
+    let ended = within("end of the oldest", silent[0].read(&mut end)).await;
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+}
+
+#[tokio::test]
+async fn control_frames_count_as_messages() {
+    let vm = Vm::alone(&[("MESSAGE_RATE", "1"), ("MESSAGE_BURST", "5")]).await;
+    let mut witness = vm.connect().await;
+    for first in [0x89, 0x8a] {
+        // Of an address that did not flood just now.
+        let source = format!("127.0.1.{first}");
+        let socket = open_from(&source, vm.port).await.unwrap();
+        let mut flooder = Client::greeted(socket).await;
+        for _ in 0..100 {
+            let message = if first == 0x89 { Message::Ping("x".into()) } else { Message::Pong("x".into()) };
+            if flooder.socket.send(message).await.is_err() {
+                break;
+            }
+        }
+        assert_eq!(flooder.closed().await.map(|(code, _)| code), Some(1008), "{first:#x}");
+    }
+    witness.alert(json!({})).await;
+}
+
+#[tokio::test]
+async fn a_request_s_head_is_bounded() {
+    let vm = Vm::alone(&[]).await;
+    let many: String = (0..101).map(|number| format!("X-{number}: 1\r\n")).collect();
+    let long = format!("X-Long: {}\r\n", "x".repeat(17 << 10));
+    for (path, lines, statuses) in [
+        ("/health", many.as_str(), &["431"][..]),
+        ("/health", long.as_str(), &["431"]),
+        (&format!("/{}", "x".repeat(17 << 10)), "", &["414", "431"]),
+    ] {
+        let mut stream = TcpStream::connect(("127.0.0.1", vm.port)).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n");
+        // The rest may meet a closed connection.
+        let _ = stream.write_all(request.as_bytes()).await;
+        let mut head = [0; 12];
+        within("answer", stream.read_exact(&mut head)).await.unwrap();
+        let status = std::str::from_utf8(&head[9..]).unwrap();
+        assert!(statuses.contains(&status), "{status}");
+    }
+    assert_eq!(get(vm.port, "/health").await.status, 200);
+}
+
+#[tokio::test]
+async fn nobody_makes_new_figures_by_what_they_say() {
+    let vm = Vm::alone(&[("API_KEY", API_KEY)]).await;
+    let mut client = vm.connect().await;
+    client.alert(json!({})).await;
+    client.send(json!({"type": "no such type"})).await;
+    client.settle().await;
+    let post = async |number: u32| {
+        let body = json!({"type": format!("app-{number}"), "data": 1}).to_string();
+        let path = format!("/channels/channel-{number}");
+        assert_eq!(ask(vm.port, "POST", &path, &[], &body).await.status, 202);
+        get(vm.port, &format!("/no/such/page/{number}")).await;
+        let _ = knock(&vm, &format!("/ws?since={number}"), &[("sec-websocket-version", "1")]).await;
+    };
+    let lines = async || get(vm.port, "/metrics").await.text().lines().count();
+    post(0).await;
+    let before = lines().await;
+    for number in 1..100 {
+        post(number).await;
+        client.send(json!({"type": format!("unknown-{number}"), "channel": format!("c{number}")})).await;
+    }
+    client.settle().await;
+    assert_eq!(lines().await, before);
+}
+
+#[tokio::test]
+async fn closed_and_still_talking_is_ended() {
+    let vm = Vm::alone(&[]).await;
+    let mut raw = Raw::connect(vm.port).await;
+    raw.frame(0x83, b"").await;
+    assert_eq!(raw.closed().await, Some(1002));
+    let mut sent = 0;
+    let piece = vec![b'x'; 64 << 10];
+    while raw.0.write_all(&piece).await.is_ok() {
+        sent += piece.len();
+        // What the system's buffers hold comes on top of what is read.
+        assert!(sent < 64 << 20, "still listened to");
+    }
+    until("end of the socket", async || {
+        (get(vm.port, "/status").await.json()["connectedClients"] == 0).then_some(())
+    })
+    .await;
 }

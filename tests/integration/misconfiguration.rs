@@ -31,6 +31,8 @@ async fn each_bad_variable_is_named_with_what_is_accepted() {
     for (name, value, accepted) in [
         ("PORT", "eighty", "0 to 65535"),
         ("HOST", "localhost", "IP address"),
+        ("RUN_AS", "root", "65532"),
+        ("RUN_AS", "0", "not root's"),
         ("FLY_ALLOC_ID", "no/slash", "letters"),
         ("FLY_MACHINE_ID", "no space", "letters"),
         ("GAE_INSTANCE", "no/slash", "letters"),
@@ -59,8 +61,11 @@ async fn each_bad_variable_is_named_with_what_is_accepted() {
         ("GOOGLE_CLOUD_PROJECT", "My Project", "project id"),
         ("PUBSUB_EMULATOR_HOST", "localhost", "host:port"),
         ("GOOGLE_APPLICATION_CREDENTIALS", "/no/such/key.json", "readable file"),
+        ("GOOGLE_WORKLOAD_IDENTITY_PROVIDER", "fly", "//iam.googleapis.com/projects/"),
+        ("GOOGLE_SERVICE_ACCOUNT", "vm@p.iam", "GOOGLE_WORKLOAD_IDENTITY_PROVIDER"),
         ("RUST_LOG", "alien=loud", "level"),
         ("LOG_FORMAT", "xml", "text or json"),
+        ("LOG_ADDRESSES", "none", "short or full"),
     ] {
         assert_refused(&[(name, value)], 78, &[name, value, accepted]).await;
     }

@@ -20,6 +20,7 @@ use alien_alert::frame::Frame;
 use alien_alert::frame::reader::Reader;
 use alien_alert::history::History;
 use alien_alert::ledger::Ledger;
+use alien_alert::metrics::Stopwatch;
 use alien_alert::relay::Relay;
 use alien_alert::shard::{Arrival, Command, Shard};
 use alien_alert::wire::reply;
@@ -201,7 +202,7 @@ impl Fleet {
         let Self { runtime, relay, inbox, .. } = self;
         runtime.block_on(async {
             for told in [Told::Beacon(beacon), Told::Event(event)] {
-                drop(relay.bus.publish(Message { data: told.encode(), to: None }));
+                drop(relay.bus.publish(Message { data: told.encode(), ..Message::default() }));
                 relay.receive(black_box(inbox.next().await.expect("it")));
             }
         });
@@ -250,6 +251,7 @@ fn pass(channel: Option<&str>) -> Act {
 fn tell(runtime: &Runtime, relay: &Relay, channel: Option<&Channel>, frame: &Frame) {
     runtime.block_on(async {
         relay.shards[0].tell(channel.cloned(), None, black_box(frame).clone());
+        relay.shards[0].send(Command::Time(Stopwatch::since(1000 * AT, &relay.metrics.delivery)));
         // The shard's turn: one slice is enough for all of them.
         yield_now().await;
     });

@@ -13,8 +13,9 @@ use google_cloud_wkt as wkt;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
-use super::PubSub;
+use super::{PubSub, chain};
 use crate::bus::BusError;
+use crate::clock;
 
 /// One call's time.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -30,6 +31,11 @@ const LEAST_RETENTION: Duration = Duration::from_secs(600);
 
 /// Kept longer than the window by this.
 const RETENTION_MARGIN: Duration = Duration::from_secs(300);
+
+/// Labels by which a subscription of this program is known, and since when it is there, in seconds since
+/// the epoch: Pub/Sub does not say by itself.
+pub(super) const APP: (&str, &str) = ("app", "alien-alert");
+pub(super) const CREATED: &str = "created";
 
 /// What a deleted topic's subscriptions are on.
 const DELETED_TOPIC: &str = "_deleted-topic_";
@@ -56,15 +62,16 @@ impl PubSub {
         Ok(())
     }
 
-    async fn create_subscription(&self) -> Result<(), Failure> {
+    pub(super) async fn create_subscription(&self) -> Result<(), Failure> {
         let inner = &self.0;
+        let now = (clock::now_millis() / 1_000).to_string();
         let request = inner
             .subscriptions
             .create_subscription()
             .set_name(&inner.subscription)
             .set_topic(&inner.topic)
             .set_filter(&inner.filter)
-            .set_labels([("app", "alien-alert"), ("region", &inner.region)])
+            .set_labels([APP, ("region", &inner.region), (CREATED, &now)])
             .set_message_retention_duration(duration(self.retention()))
             .set_expiration_policy(ExpirationPolicy::new().set_ttl(duration(EXPIRES_AFTER)));
         call(request.send()).await.map(drop)
@@ -74,10 +81,8 @@ impl PubSub {
     /// was done, in words.
     async fn take_up_subscription(&self) -> Result<&'static str, BusError> {
         let inner = &self.0;
-        let found: Subscription =
-            call(inner.subscriptions.get_subscription().set_subscription(&inner.subscription).send())
-                .await
-                .map_err(|failure| failure.of("looking at the subscription"))?;
+        let found = self.get_subscription(&inner.subscription).await;
+        let found = found.map_err(|failure| failure.of("looking at the subscription"))?;
         if found.detached || found.topic == DELETED_TOPIC {
             self.remove_subscription().await?;
             return match self.create_subscription().await {
@@ -86,12 +91,16 @@ impl PubSub {
             };
         }
         if found.topic != inner.topic {
-            return Err(BusError(format!(
+            return Err(BusError::new(format!(
                 "the subscription {} belongs to {}, not to {}: delete it, or give this VM another id",
                 inner.subscription, found.topic, inner.topic
             )));
         }
         Ok("own subscription of before taken up")
+    }
+
+    pub(super) async fn get_subscription(&self, name: &str) -> Result<Subscription, Failure> {
+        call(self.0.subscriptions.get_subscription().set_subscription(name).send()).await
     }
 
     /// Creates a topic where it is missing, to keep its messages for so long.
@@ -101,7 +110,7 @@ impl PubSub {
             .topics
             .create_topic()
             .set_name(name)
-            .set_labels([("app", "alien-alert")])
+            .set_labels([APP])
             .set_or_clear_message_retention_duration(retention.map(duration));
         match call(request.send()).await {
             Ok(_) => {
@@ -116,9 +125,17 @@ impl PubSub {
 
     /// Winds the subscription back to `since` (µs), so that this VM hears again what it may not have.
     pub(in crate::bus) async fn seek(&self, since: i64) -> Result<(), BusError> {
+        self.wind_back(since).await.map_err(|failure| failure.of("seeking back"))
+    }
+
+    pub(super) async fn wind_back(&self, since: i64) -> Result<(), Failure> {
         let since = wkt::Timestamp::clamp(since.div_euclid(1_000_000), 0);
         let request = self.0.subscriptions.seek().set_subscription(&self.0.subscription).set_time(since);
-        call(request.send()).await.map(drop).map_err(|failure| failure.of("seeking back"))
+        call(request.send()).await.map(drop)
+    }
+
+    pub(super) async fn get_topic(&self, name: &str) -> Result<Topic, Failure> {
+        call(self.0.topics.get_topic().set_topic(name).send()).await
     }
 
     /// Sees to it that a topic that was there keeps its messages for as long as history wants; says
@@ -132,7 +149,7 @@ impl PubSub {
             inner.topic,
             wanted.seconds(),
         );
-        let found: Topic = match call(inner.topics.get_topic().set_topic(&inner.topic).send()).await {
+        let found = match self.get_topic(&inner.topic).await {
             Ok(found) => found,
             Err(failure) => {
                 let error = failure.of("looking at the topic");
@@ -175,17 +192,22 @@ impl PubSub {
     }
 
     pub(super) async fn delete_subscription(&self) -> Result<(), BusError> {
-        let request = self.0.subscriptions.delete_subscription().set_subscription(&self.0.subscription);
+        let deleted = self.delete(&self.0.subscription).await;
+        deleted.map_err(|failure| failure.of("deleting the subscription"))
+    }
+
+    /// Deletes a subscription; one that is not there is deleted already.
+    pub(super) async fn delete(&self, name: &str) -> Result<(), Failure> {
+        let request = self.0.subscriptions.delete_subscription().set_subscription(name);
         match call(request.send()).await {
-            Ok(()) => Ok(()),
             Err(failure) if failure.is(Code::NotFound) => Ok(()),
-            Err(failure) => Err(failure.of("deleting the subscription")),
+            deleted => deleted,
         }
     }
 
     /// The window and a little more, since its edge moves on while a VM joins; never less than Pub/Sub
     /// allows. The settings keep it below the expiration.
-    fn retention(&self) -> Duration {
+    pub(super) fn retention(&self) -> Duration {
         (self.0.window + RETENTION_MARGIN).max(LEAST_RETENTION)
     }
 }
@@ -195,25 +217,27 @@ fn duration(duration: Duration) -> wkt::Duration {
 }
 
 /// Why a call failed; its code decides what to try instead.
-enum Failure {
+pub(super) enum Failure {
     Google(google_cloud_pubsub::Error),
     NoAnswer,
 }
 
 impl Failure {
-    fn is(&self, code: Code) -> bool {
+    pub(super) fn is(&self, code: Code) -> bool {
         matches!(self, Self::Google(error) if error.status().is_some_and(|status| status.code == code))
     }
 
-    fn of(self, what: &str) -> BusError {
-        BusError(match self {
-            Self::Google(error) => format!("{what}: {error}"),
+    pub(super) fn of(self, what: &str) -> BusError {
+        BusError::new(match self {
+            Self::Google(error) => format!("{what}: {}", chain(&error)),
             Self::NoAnswer => format!("{what}: no answer in {} s", PATIENCE.as_secs()),
         })
     }
 }
 
-async fn call<T>(request: impl Future<Output = google_cloud_pubsub::Result<T>>) -> Result<T, Failure> {
+pub(super) async fn call<T>(
+    request: impl Future<Output = google_cloud_pubsub::Result<T>>,
+) -> Result<T, Failure> {
     match timeout(PATIENCE, request).await {
         Ok(answer) => answer.map_err(Failure::Google),
         Err(_) => Err(Failure::NoAnswer),

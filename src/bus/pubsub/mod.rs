@@ -6,17 +6,23 @@
 
 mod admin;
 mod credentials;
+mod federation;
 mod names;
 mod outlet;
+pub mod probe;
+pub mod rights;
 
+use std::error::Error;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use google_cloud_auth::credentials::Credentials as GoogleCredentials;
+use google_cloud_gax::error::rpc::Code;
 use google_cloud_gax::retry_policy::{NeverRetry, RetryPolicyExt as _};
 use google_cloud_pubsub::client::{Publisher, Subscriber, SubscriptionAdmin, TopicAdmin};
+use google_cloud_pubsub::error::PublishError;
 use google_cloud_pubsub::model;
 use google_cloud_pubsub::publisher::PublishFuture;
 use google_cloud_pubsub::subscriber::MessageStream;
@@ -27,9 +33,10 @@ use tracing::info;
 pub use self::credentials::Credentials;
 pub use self::names::{check_characters, check_project, check_resource_name};
 pub use self::outlet::Outlet;
-use super::{BusError, Delivery, Join, Message};
+use super::{BusError, Cause, Delivery, Join, Message};
 use crate::config::ConfigError;
 use crate::identity::Identity;
+use crate::traces::{self, Parent};
 
 /// How long one try to publish may take before Google's library gives it up. The next try is the
 /// caller's: it may go over another connection, and knows when time is over.
@@ -143,13 +150,20 @@ impl PubSub {
             Err(error) => Some(error),
         };
 
+        let stream = self.listen().await;
+        let stream = stream.map_err(|error| BusError::new(format!("making the subscriber: {error}")))?;
+        Ok(Inbox { stream, not_sought })
+    }
+
+    /// A stream of messages over a connection of its own.
+    async fn listen(&self) -> google_cloud_gax::client_builder::Result<MessageStream> {
         let mut subscriber = Subscriber::builder().with_credentials(self.0.credentials.clone());
         if let Some(endpoint) = &self.0.endpoint {
             subscriber = subscriber.with_endpoint(endpoint);
         }
-        let subscriber =
-            subscriber.build().await.map_err(|error| BusError(format!("making the subscriber: {error}")))?;
         let stream = subscriber
+            .build()
+            .await?
             .subscribe(&self.0.subscription)
             // Handled at once, so the shortest lease will do, and what went to the stream of a
             // process that died comes again as soon as Pub/Sub allows.
@@ -157,14 +171,14 @@ impl PubSub {
             // A VM that leaves must not wait for messages it will never handle.
             .set_shutdown_behavior(ShutdownBehavior::NackImmediately)
             .build();
-        Ok(Inbox { stream, not_sought })
+        Ok(stream)
     }
 
     pub(super) async fn reconnect(&self) -> Result<(), BusError> {
         let inner = &self.0;
         let (topic, endpoint) = (inner.topic.clone(), inner.endpoint.clone());
         let fresh = publisher(topic, endpoint, inner.credentials.clone(), Duration::ZERO);
-        let fresh = fresh.await.map_err(|error| BusError(format!("connecting anew: {error}")))?;
+        let fresh = fresh.await.map_err(|error| BusError::new(format!("connecting anew: {error}")))?;
         *inner.publisher.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
     }
@@ -173,12 +187,14 @@ impl PubSub {
         &self,
         message: Message,
     ) -> impl Future<Output = Result<(), BusError>> + Send + use<> {
-        let mut outgoing = model::Message::new().set_data(message.data);
-        if let Some(to) = message.to {
-            outgoing = outgoing.set_attributes([(TO, to)]);
-        }
-        let publisher = self.0.publisher.read().unwrap_or_else(PoisonError::into_inner);
-        confirmation(publisher.publish(outgoing))
+        confirmation(self.send(message))
+    }
+
+    fn send(&self, message: Message) -> PublishFuture {
+        let trace = message.trace.attribute().map(|trace| (traces::ATTRIBUTE, trace.to_owned()));
+        let attributes = message.to.map(|to| (TO, to)).into_iter().chain(trace);
+        let outgoing = model::Message::new().set_data(message.data).set_attributes(attributes);
+        self.0.publisher.read().unwrap_or_else(PoisonError::into_inner).publish(outgoing)
     }
 
     pub(super) async fn leave(&self) -> Result<(), BusError> {
@@ -189,7 +205,23 @@ impl PubSub {
 }
 
 async fn confirmation(published: PublishFuture) -> Result<(), BusError> {
-    published.await.map(drop).map_err(|error| BusError(format!("publishing: {error}")))
+    published.await.map(drop).map_err(|error| {
+        let cause = cause(&error);
+        BusError::new(format!("publishing: {}", chain(&error))).because(cause)
+    })
+}
+
+fn cause(error: &PublishError) -> Cause {
+    let PublishError::Rpc(error) = error else { return Cause::Other };
+    match error.status().map(|status| status.code) {
+        Some(Code::PermissionDenied | Code::Unauthenticated) => Cause::Denied,
+        Some(Code::NotFound) => Cause::Missing,
+        Some(Code::ResourceExhausted) => Cause::Quota,
+        Some(Code::DeadlineExceeded) => Cause::NoAnswer,
+        _ if error.is_authentication() => Cause::Denied,
+        _ if error.is_timeout() => Cause::NoAnswer,
+        _ => Cause::Other,
+    }
 }
 
 /// One that sends what comes within `together` at once.
@@ -220,20 +252,46 @@ impl Inbox {
     pub(super) async fn next(&mut self) -> Result<Delivery, BusError> {
         match self.stream.next().await {
             Some(Ok((message, handler))) => {
-                let published_at = message.publish_time.map_or_else(crate::clock::now_micros, |time| {
-                    time.seconds() * 1_000_000 + i64::from(time.nanos()) / 1_000
-                });
+                let published_at = published_at(&message);
                 let to = message.attributes.get(TO).cloned();
+                let trace = Parent::of_attribute(message.attributes.get(traces::ATTRIBUTE));
                 Ok(Delivery {
-                    message: Message { data: message.data, to },
+                    message: Message { data: message.data, to, trace },
                     published_at,
                     receipt: super::Receipt::PubSub(Receipt(handler)),
                 })
             }
-            Some(Err(error)) => Err(BusError(format!("the stream of messages ended: {error}"))),
-            None => Err(BusError("the stream of messages ended".into())),
+            Some(Err(error)) => {
+                Err(BusError::new(format!("the stream of messages ended: {}", chain(&error))))
+            }
+            None => Err(BusError::new("the stream of messages ended")),
         }
     }
+}
+
+/// When the topic took it, in µs.
+fn published_at(message: &model::Message) -> i64 {
+    message.publish_time.map_or_else(crate::clock::now_micros, |time| {
+        time.seconds() * 1_000_000 + i64::from(time.nanos()) / 1_000
+    })
+}
+
+/// An error and its causes, as far as they say more, on one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(told) = error.downcast_ref::<federation::NotTold>() {
+            // Google's library says much about it, and nothing more.
+            return told.to_string();
+        }
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text.replace(['\n', '\r'], " ")
 }
 
 /// Google's handle on one delivery; dropped, the message comes again.

@@ -31,7 +31,7 @@ impl PubSub {
         publisher(topic, inner.endpoint.clone(), inner.credentials.clone(), TOGETHER)
             .await
             .map(Outlet)
-            .map_err(|error| BusError(format!("connecting: {error}")))
+            .map_err(|error| BusError::new(format!("connecting: {error}")))
     }
 }
 

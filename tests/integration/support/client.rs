@@ -1,13 +1,14 @@
 //! A client of the wire: real sockets, real handshakes.
 
 use std::io;
+use std::net::SocketAddr;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::TcpStream;
-use tokio_tungstenite::WebSocketStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::{WebSocketStream, client_async};
 
 use super::within;
 
@@ -110,6 +111,17 @@ pub async fn open(port: u16, path: &str) -> Result<WebSocketStream<TcpStream>, E
     let url = format!("ws://127.0.0.1:{port}{path}");
     let (socket, _) = within("answer to a handshake", tokio_tungstenite::client_async(url, stream)).await?;
     Ok(socket)
+}
+
+/// A socket of a client at another address of this machine.
+pub async fn open_from(source: &str, port: u16) -> Result<WebSocketStream<TcpStream>, Error> {
+    let socket = TcpSocket::new_v4()?;
+    // Thousands of ports that wait after their close would make the search for a free one slow, and the
+    // flood with it.
+    socket.set_zero_linger()?;
+    socket.bind(SocketAddr::new(source.parse().unwrap(), 0))?;
+    let stream = socket.connect(SocketAddr::from(([127, 0, 0, 1], port))).await?;
+    Ok(client_async(format!("ws://127.0.0.1:{port}/ws"), stream).await?.0)
 }
 
 pub async fn next(socket: &mut WebSocketStream<TcpStream>) -> Value {

@@ -71,10 +71,23 @@ impl Emulator {
         assert_eq!(http::request(self.port, "PUT", &path, &[], "{}").await.unwrap().status, 200);
     }
 
+    /// Makes a topic that keeps its messages for so many seconds.
+    pub async fn create_topic_that_keeps(&self, name: &str, seconds: u64) {
+        let path = format!("/v1/projects/{PROJECT}/topics/{name}");
+        let body = json!({"messageRetentionDuration": format!("{seconds}s")}).to_string();
+        assert_eq!(http::request(self.port, "PUT", &path, &[], &body).await.unwrap().status, 200);
+    }
+
     /// Subscribes to a topic, as a backend would.
     pub async fn subscribe(&self, name: &str, topic: &str) {
+        self.subscribe_as(name, topic, &json!({})).await;
+    }
+
+    /// The same, with labels.
+    pub async fn subscribe_as(&self, name: &str, topic: &str, labels: &Value) {
         let path = format!("/v1/projects/{PROJECT}/subscriptions/{name}");
-        let body = json!({"topic": format!("projects/{PROJECT}/topics/{topic}")}).to_string();
+        let topic = format!("projects/{PROJECT}/topics/{topic}");
+        let body = json!({"topic": topic, "labels": labels}).to_string();
         assert_eq!(http::request(self.port, "PUT", &path, &[], &body).await.unwrap().status, 200);
     }
 
@@ -104,10 +117,10 @@ impl Emulator {
         assert_eq!(answer.status, 200);
     }
 
-    /// Puts raw base64 data on the topic, past any VM.
-    pub async fn publish(&self, base64: &str) {
+    /// Puts bytes on the topic, with attributes, past any VM.
+    pub async fn publish(&self, data: &[u8], attributes: Value) {
         let path = format!("/v1/projects/{PROJECT}/topics/ALIEN_NOTIFICATIONS:publish");
-        let body = json!({"messages": [{"data": base64}]});
+        let body = json!({"messages": [{"data": BASE64_STANDARD.encode(data), "attributes": attributes}]});
         let answer = http::request(self.port, "POST", &path, &[], &body.to_string()).await.unwrap();
         assert_eq!(answer.status, 200);
     }

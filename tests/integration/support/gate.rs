@@ -3,12 +3,14 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use futures_util::stream;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use hyper_util::client::legacy::Client;
@@ -35,6 +37,10 @@ pub enum Refused {
     Changing,
     /// And that to look at it.
     Looking,
+    /// The right to make subscriptions is gone.
+    Creating,
+    /// And that to delete them.
+    Deleting,
     /// Consuming, since the subscription is detached, as it says itself: until it is deleted.
     Detached,
 }
@@ -43,6 +49,8 @@ pub enum Refused {
 pub struct Gate {
     port: u16,
     refused: Arc<watch::Sender<Refused>>,
+    /// By how many seconds the other side's clock is wrong.
+    clock: Arc<AtomicI64>,
     accepting: JoinHandle<()>,
 }
 
@@ -62,9 +70,11 @@ impl Gate {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own = listener.local_addr().unwrap().port();
         let refused = Arc::new(watch::Sender::new(Refused::Nothing));
+        let clock = Arc::new(AtomicI64::new(0));
         let way = Way {
             port,
             refused: Arc::clone(&refused),
+            clock: Arc::clone(&clock),
             http1: Client::builder(TokioExecutor::new()).build_http(),
             http2: Client::builder(TokioExecutor::new()).http2_only(true).build_http(),
         };
@@ -78,7 +88,7 @@ impl Gate {
                 });
             }
         });
-        Self { port: own, refused, accepting }
+        Self { port: own, refused, clock, accepting }
     }
 
     pub fn host(&self) -> String {
@@ -87,6 +97,11 @@ impl Gate {
 
     pub fn refuse(&self, what: Refused) {
         self.refused.send_replace(what);
+    }
+
+    /// Lets the dates of answers be so many seconds ahead.
+    pub fn set_clock_ahead(&self, seconds: i64) {
+        self.clock.store(seconds, Ordering::Relaxed);
     }
 }
 
@@ -101,6 +116,7 @@ impl Drop for Gate {
 struct Way {
     port: u16,
     refused: Arc<watch::Sender<Refused>>,
+    clock: Arc<AtomicI64>,
     http1: Client<HttpConnector, Incoming>,
     http2: Client<HttpConnector, Incoming>,
 }
@@ -121,6 +137,11 @@ impl Way {
         *request.uri_mut() = format!("http://127.0.0.1:{}{target}", self.port).parse()?;
         let client = if request.version() == Version::HTTP_2 { &self.http2 } else { &self.http1 };
         let (mut head, body) = client.request(request).await?.into_parts();
+        let ahead = self.clock.load(Ordering::Relaxed);
+        let by = Duration::from_secs(ahead.unsigned_abs());
+        let now = SystemTime::now();
+        let date = httpdate::fmt_http_date(if ahead < 0 { now - by } else { now + by });
+        head.headers.insert(DATE, date.parse()?);
         if refused == Refused::Detached && path.contains("/subscriptions/") && head.status.is_success() {
             if method == Method::DELETE {
                 self.refused.send_replace(Refused::Nothing);
@@ -165,6 +186,8 @@ impl Refused {
             Self::Consuming | Self::Detached => consuming,
             Self::Changing => *method == Method::PATCH,
             Self::Looking => *method == Method::GET && path.contains("/topics/"),
+            Self::Creating => *method == Method::PUT && path.contains("/subscriptions/"),
+            Self::Deleting => *method == Method::DELETE && path.contains("/subscriptions/"),
         }
     }
 

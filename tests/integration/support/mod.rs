@@ -2,13 +2,19 @@
 
 pub mod backend;
 pub mod browser;
+pub mod certificate;
 pub mod client;
+#[cfg(feature = "otlp")]
+pub mod collector;
+pub mod crowd;
 pub mod devtools;
 pub mod document;
 pub mod emulator;
 pub mod gate;
+pub mod google;
 pub mod http;
 pub mod listener;
+pub mod prometheus;
 pub mod proxy;
 pub mod token;
 pub mod vm;

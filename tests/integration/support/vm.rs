@@ -38,13 +38,12 @@ pub fn program() -> OsString {
 
 /// The program with nothing of this process's environment but what it needs to run.
 pub fn command(vars: &[(&str, &str)]) -> Command {
-    command_by(&[], vars)
+    command_of(&[program()], vars)
 }
 
-fn command_by(runner: &[&str], vars: &[(&str, &str)]) -> Command {
-    let mut words = runner.iter().map(OsString::from).chain([program()]);
-    let mut command = Command::new(words.next().unwrap());
-    command.args(words);
+fn command_of(words: &[OsString], vars: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]);
     command.env_clear().envs(vars.iter().copied()).current_dir(std::env::temp_dir());
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     command
@@ -100,23 +99,24 @@ impl Vm {
     /// A VM alone, in a process that may have so many files open; ready when this returns.
     pub async fn within_files(files: u64) -> Self {
         let limit = format!("--nofile={files}");
-        let vm = Self::spawn_by(&["prlimit", &limit], "few files", &[]).await;
+        let words = ["prlimit".into(), limit.into(), program()];
+        let vm = Self::spawn_by(&words, "few files", &[]).await;
         vm.ready().await;
         vm
     }
 
     /// Starts the process and waits until it listens.
     pub async fn spawn(name: &str, vars: &[(&str, &str)]) -> Self {
-        Self::spawn_by(&[], name, vars).await
+        Self::spawn_by(&[program()], name, vars).await
     }
 
-    /// The same, with another program in front that runs it.
-    async fn spawn_by(runner: &[&str], name: &str, vars: &[(&str, &str)]) -> Self {
+    /// The same by a command of one's own, whose process becomes the VM's.
+    pub async fn spawn_by(words: &[OsString], name: &str, vars: &[(&str, &str)]) -> Self {
         let mut all = vec![("HOST", "127.0.0.1"), ("PORT", "0"), ("LOG_FORMAT", "json")];
         all.retain(|(name, _)| vars.iter().all(|(other, _)| name != other));
         all.extend(vars);
         let spawned = Instant::now();
-        let mut process = command_by(runner, &all).spawn().unwrap();
+        let mut process = command_of(words, &all).spawn().unwrap();
         let log = Arc::new(Log::default());
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
         let growing = Arc::clone(&log);

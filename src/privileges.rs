@@ -1,0 +1,47 @@
+//! Root's rights: used for one thing, and given up before anything else is done.
+//!
+//! Each socket is an open file. How many a process may have is the system's to say, and only root may
+//! have that raised: Fly's machines start with 10,240, half of what their memory has room for. So the
+//! image for Fly starts as root, with `RUN_AS`. The limit is raised, and the program begins again as that
+//! user, who has no rights and never gets them back. Elsewhere the image's user is that one from the
+//! start, and here is nothing to do.
+
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use rlimit::Resource;
+
+use crate::config::ConfigError;
+
+const NAME: &str = "RUN_AS";
+
+/// As many as Linux gives to any process by default (`fs.nr_open`).
+const FILES: u64 = 1 << 20;
+
+/// Goes on as the user that `RUN_AS` names, where root has started this: from its beginning, with the
+/// same process id. Returns where there is nothing to give up.
+///
+/// # Errors
+/// `RUN_AS` is no user's number, or the system does not let root become that user.
+pub fn give_up() -> Result<(), ConfigError> {
+    let Some(user) = std::env::var_os(NAME).filter(|user| !user.is_empty()) else { return Ok(()) };
+    let user = user.to_string_lossy();
+    let user: u32 = user.parse().ok().filter(|user| (1..u32::MAX).contains(user)).ok_or_else(|| {
+        ConfigError::value(NAME, &user, "a user's number such as 65532, and not root's, which is 0")
+    })?;
+    go_on_as(user).map_err(|error| ConfigError::new(format!("{NAME}={user}: {error}")))
+}
+
+fn go_on_as(user: u32) -> io::Result<()> {
+    if std::fs::metadata("/proc/self")?.uid() != 0 {
+        return Ok(());
+    }
+    // Not every root may do that; how many sockets there is room for is told later in any case.
+    if let Ok((soft, hard)) = rlimit::getrlimit(Resource::NOFILE) {
+        let _ = rlimit::setrlimit(Resource::NOFILE, soft, hard.max(FILES));
+    }
+    // Groups are left behind as well; with the user go all capabilities.
+    Err(Command::new(std::env::current_exe()?).uid(user).gid(user).exec())
+}

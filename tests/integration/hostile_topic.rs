@@ -1,0 +1,218 @@
+//! Anything may be on the topic. What is not for this version is counted, acknowledged and passed over: it
+//! ends nothing, it comes once, and sockets hear what they know.
+
+use serde_json::{Value, json};
+
+use crate::support::emulator::Emulator;
+use crate::support::http::get;
+use crate::support::until;
+use crate::support::vm::Vm;
+
+/// A good event, but for what `change` makes of it; its process is told of nowhere else.
+fn event(change: impl FnOnce(&mut Value)) -> Vec<u8> {
+    let mut event = json!({
+        "id": "forged", "type": "alert", "senderId": "nobody@elsewhere", "data": {}, "timestamp": 1,
+        "origin": {"instance": "elsewhere", "region": "ams"},
+        "sequence": {"started": 1, "number": 1, "first": 1, "firstAt": 1},
+    });
+    change(&mut event);
+    json!({"event": event}).to_string().into_bytes()
+}
+
+/// What no VM of this version says.
+fn nonsense() -> Vec<Vec<u8>> {
+    let mut all = vec![
+        b" ".to_vec(),
+        b"{\"later\":{}}".to_vec(),
+        b"{\"event\":{}}".to_vec(),
+        b"{\"event\":null}".to_vec(),
+        b"[]".to_vec(),
+        b"null".to_vec(),
+        b"{\"event\":".to_vec(),
+        vec![0xff; 4],
+        vec![0; 100_000],
+        // The beginning of something compressed.
+        b"\x1f\x8b\x08\x00\x00\x00\x00\x00".to_vec(),
+        b"[".repeat(1 << 20),
+        b"{\"event\":{\"data\":".repeat(100_000),
+        // The largest message that the service takes, and too large for any socket.
+        event(|event| event["data"] = json!("x".repeat(9 << 20))),
+    ];
+    // Words of our own, said as an app's.
+    for kind in
+        ["connected", "refresh-store", "fleet", "ack", "error", "pong", "", "a b", "<b>", &"x".repeat(65)]
+    {
+        all.push(event(|event| event["type"] = json!(kind)));
+    }
+    for (field, value) in [
+        ("id", json!("")),
+        ("id", json!("x".repeat(65))),
+        ("id", json!("line\nbreak")),
+        ("id", json!(7)),
+        ("senderId", json!("x".repeat(513))),
+        ("channel", json!("")),
+        ("channel", json!("x".repeat(10_000))),
+        ("channel", json!("with a blank")),
+        ("timestamp", json!(1e300)),
+        ("timestamp", json!("now")),
+        ("origin", json!({"instance": "x".repeat(256), "region": "ams"})),
+        ("origin", json!({"instance": "elsewhere", "region": "x".repeat(256)})),
+        ("origin", json!("elsewhere")),
+        ("sequence", json!({"started": 1, "number": u64::MAX, "first": 1, "firstAt": 1})),
+        ("sequence", json!({"started": 1, "number": 1, "first": 9, "firstAt": 1})),
+        ("sequence", json!({"started": 1, "number": -1, "first": 1, "firstAt": 1})),
+        ("sequence", json!(null)),
+    ] {
+        all.push(event(|event| event[field] = value));
+    }
+    all
+}
+
+/// What can be read, and is a lie.
+fn lies() -> Vec<Vec<u8>> {
+    let beacon = |change: &dyn Fn(&mut Value)| {
+        let mut beacon = json!({
+            "origin": {"instance": "ghost", "region": "<script>"},
+            "sequence": {"started": 1, "number": 0, "first": 1, "firstAt": 1},
+            "settledUntil": 0, "beat": 1, "clients": 1, "roundTripMs": 1, "intervalMs": 1, "leaving": false,
+        });
+        change(&mut beacon);
+        json!({"beacon": beacon}).to_string().into_bytes()
+    };
+    let most = json!(u64::MAX);
+    let mut all = vec![
+        beacon(&|beacon| beacon["intervalMs"] = most.clone()),
+        beacon(&|beacon| beacon["beat"] = most.clone()),
+        beacon(&|beacon| beacon["clients"] = most.clone()),
+        beacon(&|beacon| beacon["roundTripMs"] = most.clone()),
+        beacon(&|beacon| beacon["settledUntil"] = json!(i64::MAX)),
+        beacon(&|beacon| beacon["settledUntil"] = json!(i64::MIN)),
+        beacon(&|beacon| beacon["sequence"]["started"] = json!(i64::MAX)),
+        beacon(&|beacon| beacon["givenUp"] = json!([{"start": 5, "end": 1}, {"start": 0, "end": u64::MAX}])),
+        beacon(&|beacon| {
+            beacon["heard"] = json!([{
+                "instance": "other", "at": i64::MIN, "lost": [{"start": 0, "end": u64::MAX}],
+                "sequence": {"started": i64::MIN, "number": 1, "first": 1, "firstAt": i64::MAX},
+            }]);
+        }),
+        // About connections that are nowhere.
+        json!({"ask": {"id": "", "clientId": "nobody@vm-ams", "wish": "describe"}}).to_string().into_bytes(),
+        json!({"ask": {"id": "x".repeat(100_000), "from": "vm-ams", "clientId": "", "wish": "close"}})
+            .to_string()
+            .into_bytes(),
+        json!({"answer": {"id": "never asked", "outcome": "written"}}).to_string().into_bytes(),
+        json!({"receipts": {"instance": "ghost", "receipts": [{"eventId": "x".repeat(100_000), "sockets": u32::MAX}]}})
+            .to_string()
+            .into_bytes(),
+    ];
+    for number in 0..200 {
+        all.push(beacon(&|beacon| {
+            beacon["origin"]["instance"] = json!(format!("ghost-{number}"));
+            beacon["asking"] = json!(true);
+            // It says that there were events which nobody ever hears.
+            beacon["sequence"]["number"] = json!(1 << 40);
+        }));
+    }
+    all
+}
+
+#[tokio::test]
+async fn nonsense_is_counted_and_passed_over_once() {
+    let emulator = Emulator::start().await;
+    let ams = Vm::on(&emulator, "ams").await;
+    let mut client = ams.connect().await;
+    let nonsense = nonsense();
+    for data in &nonsense {
+        emulator.publish(data, json!({})).await;
+    }
+    // A message that has attributes alone, and one with forged ones.
+    emulator.publish(b"", json!({"to": "vm-ams", "event": "connect"})).await;
+    emulator.publish(&event(|_| ()), json!({"to": "another VM"})).await;
+    let last = client.alert(json!({"place": "after all that"})).await;
+    let counted = format!("alien_alert_undecodable_total {}\n", nonsense.len() + 1);
+    until("all of them counted", async || {
+        get(ams.port, "/metrics").await.text().contains(&counted).then_some(())
+    })
+    .await;
+    let heard = client.settle().await;
+    assert!(heard.iter().all(|message| message["id"] == last.as_str()), "{heard:?}");
+    client.alert(json!({})).await;
+    assert!(get(ams.port, "/metrics").await.text().contains(&counted), "they came once");
+    assert_eq!(get(ams.port, "/health").await.status, 200);
+}
+
+#[tokio::test]
+async fn lies_about_others_cost_no_socket_and_no_event() {
+    let emulator = Emulator::start().await;
+    let (mut ams, mut sin) = (Vm::on(&emulator, "ams").await, Vm::on(&emulator, "sin").await);
+    let (mut here, mut there) = (ams.connect().await, sin.connect().await);
+    let before = ams.pss();
+    for data in lies() {
+        emulator.publish(&data, json!({})).await;
+    }
+    for number in 0..20 {
+        let id = here.alert(json!({"note": format!("among lies {number}")})).await;
+        assert_eq!(there.expect("alert").await["id"], id.as_str());
+    }
+    for vm in [&ams, &sin] {
+        let health = get(vm.port, "/health").await;
+        assert_eq!(health.status, 200, "{}", health.text());
+        let status = vm.status().await;
+        let alive: Vec<_> = status["fleet"].as_array().unwrap().iter().map(|vm| &vm["instance"]).collect();
+        assert!(alive.contains(&&json!("vm-ams")) && alive.contains(&&json!("vm-sin")), "{alive:?}");
+    }
+    let grown = ams.pss().saturating_sub(before) / 1024;
+    println!("memory after {} lies: {grown} kB more", lies().len());
+    assert!(grown < 20_000, "{grown} kB");
+    for vm in [&mut ams, &mut sin] {
+        assert_eq!(vm.end("INT").await.0, Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_newer_and_an_older_version_share_the_topic() {
+    let emulator = Emulator::start().await;
+    let ams = Vm::on(&emulator, "ams").await;
+    let mut client = ams.connect().await;
+    // A newer one says more than this one knows, in events and of itself.
+    let newer = event(|event| {
+        event["id"] = json!("newer");
+        event["priority"] = json!({"of": "a later version"});
+        event["origin"]["zone"] = json!("b");
+        event["sequence"]["epoch"] = json!(1);
+    });
+    emulator
+        .publish(&newer, json!({"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}))
+        .await;
+    assert_eq!(client.expect("alert").await["id"], "newer");
+    // Its new kind of event has a number that is not waited for.
+    let kind = event(|event| {
+        event["id"] = json!({"of": "another form"});
+        event["sequence"]["number"] = json!(2);
+    });
+    emulator.publish(&kind, json!({})).await;
+    let third = event(|event| {
+        event["id"] = json!("third");
+        event["sequence"]["number"] = json!(3);
+    });
+    emulator.publish(&third, json!({})).await;
+    assert_eq!(client.expect("alert").await["id"], "third");
+    // An older one's beacon has less.
+    let beacon = json!({"beacon": {
+        "origin": {"instance": "older", "region": "sin"},
+        "sequence": {"started": 1, "number": 0, "first": 1, "firstAt": 1},
+        "beat": 1, "clients": 7, "roundTripMs": null, "intervalMs": 15_000, "leaving": false,
+    }});
+    emulator.publish(beacon.to_string().as_bytes(), json!({})).await;
+    until("the older one in the fleet", async || {
+        let fleet = ams.status().await["fleet"].clone();
+        fleet.as_array()?.iter().any(|vm| vm["instance"] == "older" && vm["clients"] == 7).then_some(())
+    })
+    .await;
+    let back = crate::support::client::Client::connect(
+        ams.port,
+        &format!("/ws?since={}", client.refresh["cursor"].as_str().unwrap()),
+    )
+    .await;
+    assert_eq!(back.refresh["complete"], true, "no number is missing: {}", back.refresh);
+}

@@ -1,0 +1,227 @@
+//! What holds for every input: bytes of clients, cursors, and messages of the topic, made up by chance. What
+//! fails is made as small as it can be, and told with the seed that brings it again.
+
+use alien_alert::channel::Channel;
+use alien_alert::clock;
+use alien_alert::cursor::{BadCursor, Cursor};
+use alien_alert::event::{Numbered, Told};
+use alien_alert::frame::reader::{Message, Reader, Violation};
+use alien_alert::wire::request::{Body, Request};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+/// One message's most bytes here.
+const LIMIT: usize = 1_000;
+
+/// What a client sends next, and how it is cut.
+#[derive(Clone, Debug)]
+enum Said {
+    /// In fragments that begin at these places.
+    Text(String, Vec<prop::sample::Index>),
+    Ping(Vec<u8>),
+    Pong(Vec<u8>),
+}
+
+fn said() -> impl Strategy<Value = Said> {
+    prop_oneof![
+        ("\\PC{0,80}", vec(any::<prop::sample::Index>(), 0..4))
+            .prop_map(|(text, cuts)| Said::Text(text, cuts)),
+        vec(any::<u8>(), 0..=125).prop_map(Said::Ping),
+        vec(any::<u8>(), 0..=125).prop_map(Said::Pong),
+    ]
+}
+
+fn frame(first: u8, payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
+    let mut frame = vec![first];
+    match payload.len() {
+        length @ 0..126 => frame.push(0x80 | length as u8),
+        length => {
+            frame.push(0x80 | 126);
+            frame.extend((length as u16).to_be_bytes());
+        }
+    }
+    frame.extend(mask);
+    frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+    frame
+}
+
+/// The frames of what is said; `between` stands between the fragments of each message.
+fn frames(said: &[Said], mask: [u8; 4], between: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for one in said {
+        match one {
+            Said::Ping(payload) => bytes.extend(frame(0x89, payload, mask)),
+            Said::Pong(payload) => bytes.extend(frame(0x8a, payload, mask)),
+            Said::Text(text, cuts) => {
+                let mut places: Vec<_> = cuts.iter().map(|cut| cut.index(text.len() + 1)).collect();
+                places.sort_unstable();
+                places.push(text.len());
+                let (mut begin, last) = (0, places.len() - 1);
+                for (number, end) in places.into_iter().enumerate() {
+                    let opcode = u8::from(number == 0);
+                    let fin = if number == last { 0x80 } else { 0 };
+                    bytes.extend(frame(fin | opcode, &text.as_bytes()[begin..end], mask));
+                    if number < last {
+                        bytes.extend(frame(0x89, between, mask));
+                    }
+                    begin = end;
+                }
+            }
+        }
+    }
+    bytes
+}
+
+/// All that a reader says of bytes that come in pieces of those sizes, up to a close or the end.
+fn read(bytes: &[u8], sizes: &[usize]) -> (Vec<Message>, Result<(), Violation>) {
+    let (mut reader, mut messages, mut rest) = (Reader::default(), Vec::new(), bytes);
+    let mut sizes = sizes.iter().copied().cycle();
+    while !rest.is_empty() {
+        let (piece, after) = rest.split_at(sizes.next().unwrap_or(rest.len()).clamp(1, rest.len()));
+        rest = after;
+        let result = reader.read(piece, LIMIT, &mut messages);
+        if result.is_err() || matches!(messages.last(), Some(Message::Close(_))) {
+            return (messages, result);
+        }
+    }
+    (messages, Ok(()))
+}
+
+/// A client's message: fields that there are, with values that may be anything.
+fn message() -> impl Strategy<Value = String> {
+    const KINDS: &[&str] = &["alert", "broadcast", "direct", "subscribe", "unsubscribe", "ping", "pong", ""];
+    const FIELDS: &[&str] = &["id", "data", "channel", "targetId", "since", "message"];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        prop::sample::select(KINDS).prop_map(Value::from),
+        "\\PC{0,140}".prop_map(Value::from),
+    ];
+    let any_value = leaf.prop_recursive(3, 16, 4, |inner| {
+        let names = prop::sample::select(&["place", "note", "lat", "lon", "x"][..]);
+        prop_oneof![
+            vec(inner.clone(), 0..4).prop_map(Value::from),
+            vec((names, inner), 0..4).prop_map(|fields| fields
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect()),
+        ]
+    });
+    let fields = vec((prop::sample::select(FIELDS), any_value), 0..5);
+    (prop::sample::select(KINDS), fields).prop_map(|(kind, fields)| {
+        let mut object = json!({"type": kind});
+        for (name, value) in fields {
+            object[name] = value;
+        }
+        object.to_string()
+    })
+}
+
+/// What was recorded of some version, with some bytes changed.
+fn nearly_ours() -> impl Strategy<Value = Vec<u8>> {
+    let lines: Vec<_> = include_str!("../recorded/0.1.0.jsonl").lines().collect();
+    let changes = vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
+    (prop::sample::select(lines), changes, any::<prop::sample::Index>()).prop_map(|(line, changes, end)| {
+        let mut bytes = line.as_bytes().to_vec();
+        for (place, byte) in changes {
+            let place = place.index(bytes.len());
+            bytes[place] = byte;
+        }
+        // Now and then it ends early.
+        let length = if end.index(4) == 0 { end.index(bytes.len()) } else { bytes.len() };
+        bytes.truncate(length);
+        bytes
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_is_said_is_heard_however_it_is_cut_and_masked(
+        said in vec(said(), 0..8),
+        mask: [u8; 4],
+        between in vec(any::<u8>(), 0..=125),
+        sizes in vec(1_usize..300, 1..6),
+    ) {
+        let mut expected = Vec::new();
+        for one in &said {
+            match one {
+                Said::Ping(payload) => expected.push(Message::Ping(payload.clone())),
+                Said::Pong(_) => expected.push(Message::Pong),
+                Said::Text(text, cuts) => {
+                    expected.extend(cuts.iter().map(|_| Message::Ping(between.clone())));
+                    expected.push(Message::Text(text.clone()));
+                }
+            }
+        }
+        prop_assert_eq!(read(&frames(&said, mask, &between), &sizes), (expected, Ok(())));
+    }
+
+    #[test]
+    fn any_bytes_are_read_alike_whole_and_in_pieces(
+        begun in vec(said(), 0..3),
+        bytes in vec(any::<u8>(), 0..400),
+        sizes in vec(1_usize..50, 1..6),
+    ) {
+        let bytes = [frames(&begun, [1, 2, 3, 4], b""), bytes].concat();
+        prop_assert_eq!(read(&bytes, &[usize::MAX]), read(&bytes, &sizes));
+    }
+
+    #[test]
+    fn any_text_is_a_request_or_a_short_word_on_what_is_wrong(text in prop_oneof![message(), "\\PC{0,300}"]) {
+        match Request::parse(&text) {
+            Ok(Request { body: Body::Publish { data, .. } | Body::Direct { data, .. }, .. }) => {
+                prop_assert!(data.get().len() <= text.len() + 100, "{}", data.get());
+            }
+            Ok(_) => {}
+            Err(invalid) => {
+                prop_assert!((1..=400).contains(&invalid.message.len()), "{}", invalid.message);
+            }
+        }
+    }
+
+    #[test]
+    fn an_alert_s_place_is_taken_exactly_where_it_is_one(
+        lat in prop_oneof![-100.0..100.0, Just(90.0), Just(-90.0)],
+        lon in prop_oneof![-200.0..200.0, Just(180.0), Just(-180.0)],
+        place in "\\PC{0,130}",
+    ) {
+        let text = json!({"type": "alert", "data": {"lat": lat, "lon": lon, "place": place}}).to_string();
+        let fits = f64::abs(lat) <= 90.0 && f64::abs(lon) <= 180.0 && place.chars().count() <= 120;
+        prop_assert_eq!(Request::parse(&text).is_ok(), fits, "{}", text);
+    }
+
+    #[test]
+    fn a_cursor_is_read_back_and_nothing_else_is_one(topic: u32, other: u32, ago in 0_i64..1 << 50, text in "\\PC{0,40}") {
+        let cursor = Cursor { topic, at: clock::now_micros() - ago };
+        if cursor.at >= 0 {
+            prop_assert_eq!(Cursor::parse(&cursor.to_string(), topic), Ok(cursor));
+            if other != topic {
+                prop_assert_eq!(Cursor::parse(&cursor.to_string(), other), Err(BadCursor::OtherTopic));
+            }
+        }
+        if let Ok(cursor) = Cursor::parse(&text, topic) {
+            prop_assert!(cursor.at >= 0, "{}", text);
+        }
+    }
+
+    #[test]
+    fn what_can_be_read_of_the_topic_is_passed_on_as_it_was(data in prop_oneof![nearly_ours(), vec(any::<u8>(), 0..200)]) {
+        let _ = Numbered::decode(&data);
+        if let Ok(told) = Told::decode(&data) {
+            let again = told.encode();
+            let told = Told::decode(&again).map_err(|error| TestCaseError::fail(error.to_string()))?;
+            prop_assert_eq!(told.encode(), again);
+        }
+    }
+
+    #[test]
+    fn a_channel_s_name_is_short_and_visible(name in "\\PC{0,140}|[ -~]{0,140}|user:\\PC{0,20}") {
+        if let Ok(channel) = Channel::new(&name) {
+            prop_assert_eq!(channel.as_str(), &name);
+            prop_assert!((1..=128).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic()));
+        }
+    }
+}

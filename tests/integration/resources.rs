@@ -1,0 +1,145 @@
+//! A machine that has too little of something: a VM says so, sheds what it can't bear, keeps those whom it
+//! has, and is well again when there is enough.
+
+use std::fs::OpenOptions;
+use std::net::TcpListener;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::net::TcpStream;
+
+use crate::support::client::{Client, open};
+use crate::support::http::{get, try_get};
+use crate::support::until;
+use crate::support::vm::{Vm, command};
+
+/// A port that was free a moment ago, for a VM whose log can't be read.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Allows a process so many open files from now on.
+fn allow_files(pid: u32, files: usize) {
+    let limit = format!("--nofile={files}:");
+    let set = std::process::Command::new("prlimit").args([&format!("--pid={pid}"), &limit]).status();
+    assert!(set.unwrap().success());
+}
+
+#[tokio::test]
+async fn a_log_on_a_full_disk_stops_nobody() {
+    let port = free_port();
+    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let port_text = port.to_string();
+    let vars = [("HOST", "127.0.0.1"), ("PORT", &*port_text), ("RUST_LOG", "debug")];
+    let mut vm = command(&vars).stderr(Stdio::from(full)).spawn().unwrap();
+    until("health", async || (try_get(port, "/health").await.ok()?.status == 200).then_some(())).await;
+    Client::connect(port, "/ws").await.alert(json!({})).await;
+    vm.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_stops_nobody() {
+    let port = free_port();
+    let port_text = port.to_string();
+    let vars = [("HOST", "127.0.0.1"), ("PORT", &*port_text), ("RUST_LOG", "trace")];
+    // The pipe has room for 64 KiB; then whoever writes waits.
+    let mut vm = command(&vars).stderr(Stdio::piped()).spawn().unwrap();
+    until("health", async || (try_get(port, "/health").await.ok()?.status == 200).then_some(())).await;
+    for _ in 0..300 {
+        let mut client = Client::connect(port, "/ws").await;
+        client.alert(json!({})).await;
+    }
+    assert_eq!(get(port, "/health").await.status, 200);
+    vm.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn out_of_files_it_keeps_those_whom_it_has_and_takes_others_later() {
+    let vm = Vm::alone(&[]).await;
+    let (mut a, mut b) = (vm.connect().await, vm.connect().await);
+    let used = std::fs::read_dir(format!("/proc/{}/fd", vm.pid)).unwrap().count();
+    allow_files(vm.pid, used);
+    // The system takes it, and the VM can't.
+    let waiting = TcpStream::connect(("127.0.0.1", vm.port)).await.unwrap();
+    vm.logged("can't accept connections").await;
+    let id = a.alert(json!({"note": "all files are used"})).await;
+    assert_eq!(b.expect("alert").await["id"], id.as_str());
+    drop(waiting);
+    allow_files(vm.pid, used + 100);
+    vm.connect().await.alert(json!({})).await;
+    let complaints = vm.lines("can't accept connections").len();
+    assert!(complaints <= 4, "{complaints} lines");
+}
+
+/// A control group of its own, of version 1 or 2; gone with this value.
+struct Group(std::path::PathBuf);
+
+impl Group {
+    /// One whose processes have `share` of a processor.
+    fn of_processor(share: f64) -> Self {
+        let name = format!("alien-alert-{}", std::process::id());
+        let period = 100_000;
+        let quota = (share * f64::from(period)) as u32;
+        let old = std::path::Path::new("/sys/fs/cgroup/cpu");
+        let (root, files) = if old.is_dir() {
+            (old, vec![("cpu.cfs_period_us", period.to_string()), ("cpu.cfs_quota_us", quota.to_string())])
+        } else {
+            (std::path::Path::new("/sys/fs/cgroup"), vec![("cpu.max", format!("{quota} {period}"))])
+        };
+        let group = Self(root.join(name));
+        std::fs::create_dir(&group.0)
+            .expect("control groups can be made by root alone, where they are mounted");
+        for (file, value) in files {
+            std::fs::write(group.0.join(file), value).unwrap();
+        }
+        group
+    }
+
+    fn take(&self, pid: u32) {
+        std::fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+
+    fn let_go(&self, pid: u32) {
+        std::fs::write(self.0.parent().unwrap().join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        for pid in std::fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default().lines() {
+            self.let_go(pid.parse().unwrap());
+        }
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+#[tokio::test]
+async fn with_a_tenth_of_a_processor_it_is_slow_and_whole() {
+    const PAGES: usize = 100;
+    let vm = Vm::alone(&[("MESSAGE_RATE", "1000"), ("MESSAGE_BURST", "1000")]).await;
+    let mut sender = vm.connect().await;
+    let mut pages = Vec::new();
+    for _ in 0..PAGES {
+        pages.push(Client::greeted(open(vm.port, "/ws").await.unwrap()).await);
+    }
+    let group = Group::of_processor(0.1);
+    group.take(vm.pid);
+    let starved = Instant::now();
+    let mut ids = Vec::new();
+    for number in 0..50 {
+        ids.push(sender.alert(json!({"note": format!("starved {number}")})).await);
+    }
+    for page in &mut pages {
+        for id in &ids {
+            assert_eq!(page.expect("alert").await["id"], id.as_str(), "each once and in order");
+        }
+    }
+    println!("{} alerts on {PAGES} pages with a tenth of a processor: {:.1?}", ids.len(), starved.elapsed());
+    assert_eq!(get(vm.port, "/health").await.status, 200);
+    group.let_go(vm.pid);
+    let well = Instant::now();
+    let id = sender.alert(json!({})).await;
+    assert_eq!(pages[0].expect("alert").await["id"], id.as_str());
+    assert!(well.elapsed() < Duration::from_secs(5));
+}
