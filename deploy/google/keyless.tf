@@ -29,7 +29,7 @@ resource "google_iam_workload_identity_pool_provider" "fly" {
 
   project                            = var.project
   workload_identity_pool_id          = google_iam_workload_identity_pool.fly[0].workload_identity_pool_id
-  workload_identity_pool_provider_id = "fly"
+  workload_identity_pool_provider_id = "fly-io"
   display_name                       = "Fly"
 
   # The token's subject is ORGANIZATION:APP:MACHINE.

@@ -163,6 +163,13 @@ fn what_is_put_out_are_variables_of_the_program() {
 fn of_what_fly_signs_one_app_alone_is_let_in() {
     let body = parsed();
     let provider = named(&body, "resource", &["google_iam_workload_identity_pool_provider", "fly"]);
+    // Google takes no shorter ones, which Terraform says only when it is too late.
+    let pool = named(&body, "resource", &["google_iam_workload_identity_pool", "fly"]);
+    for id in
+        [written(pool, "workload_identity_pool_id"), written(provider, "workload_identity_pool_provider_id")]
+    {
+        assert!((4..=32).contains(&id.trim_matches('"').len()), "{id}");
+    }
     let condition = written(provider, "attribute_condition");
     assert_eq!(condition, "\"assertion.app_name == '${var.fly.app}'\"");
     let oidc = provider.body.blocks().find(|block| block.identifier() == "oidc").unwrap();
