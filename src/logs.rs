@@ -2,7 +2,8 @@
 //!
 //! The turns of a VM's life are told once each, at `info` and above. What visitors cause is told at
 //! `debug`, or [`Seldom`], so that nobody from outside fills a disk; of a single delivery nothing is told
-//! at all. A visitor's address is shortened to its network, unless `LOG_ADDRESSES` asks for all of it.
+//! at all. Lines are written by a thread of their own: where nobody takes them, or a disk is full, they are
+//! dropped, and sockets are served all the same. A visitor's address is shortened to its network, unless `LOG_ADDRESSES` asks for all of it.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
@@ -13,10 +14,13 @@ use std::panic::{PanicHookInfo, set_hook};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+pub use tracing_appender::non_blocking::WorkerGuard as Guard;
+
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use ipnet::IpNet;
 use serde_json::json;
 use tracing::{Event, Subscriber, error};
+use tracing_appender::non_blocking::NonBlockingBuilder;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::{self, Format, Writer};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
@@ -39,11 +43,15 @@ const SHORT: usize = 8;
 /// `LOG_ADDRESSES=full`. The process's, as its log is.
 static WHOLE_ADDRESSES: AtomicBool = AtomicBool::new(false);
 
-/// Sets the process's logging up, by `RUST_LOG`, `LOG_FORMAT` and `LOG_ADDRESSES`.
+/// Lines that may wait to be written.
+const WAITING: usize = 8_192;
+
+/// Sets the process's logging up, by `RUST_LOG`, `LOG_FORMAT` and `LOG_ADDRESSES`. Dropped, the guard waits
+/// a second at most for the last lines.
 ///
 /// # Errors
 /// One of them is not understood.
-pub fn start(identity: &Identity) -> Result<(), ConfigError> {
+pub fn start(identity: &Identity) -> Result<Guard, ConfigError> {
     let variable = |name| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
     let level = variable("RUST_LOG").unwrap_or_else(|| "info".into());
     let filter = EnvFilter::try_new(&level).map_err(|_| {
@@ -63,14 +71,18 @@ pub fn start(identity: &Identity) -> Result<(), ConfigError> {
     };
     WHOLE_ADDRESSES.store(whole, Ordering::Relaxed);
     let colour = (terminal && variable("NO_COLOR").is_none()) || variable("FORCE_COLOR").is_some();
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    let (writer, guard) =
+        NonBlockingBuilder::default().buffered_lines_limit(WAITING).thread_name("logs").finish(stderr());
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
+    // It would tell of them on stderr, and panic where that is the trouble.
+    let logs = logs.log_internal_errors(false);
     if json {
         logs.json().flatten_event(true).map_event_format(|lines| Named::new(lines, identity)).init();
     } else {
         logs.with_ansi(colour).with_target(false).with_timer(Stamp::new(identity)).init();
     }
     set_hook(Box::new(tell_panic));
-    Ok(())
+    Ok(guard)
 }
 
 /// Lines of JSON with the VM's name as their last fields.

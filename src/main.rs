@@ -44,16 +44,16 @@ fn main() -> ExitCode {
         return fail(CONFIG, &error.to_string());
     }
     match settings() {
-        Ok(config) => run(config),
+        Ok((config, _logs)) => run(config),
         Err(error) => fail(CONFIG, &error.to_string()),
     }
 }
 
 /// The settings, and logs that name the VM they tell of.
-fn settings() -> Result<Config, ConfigError> {
+fn settings() -> Result<(Config, logs::Guard), ConfigError> {
     let config = Config::from_env()?;
-    logs::start(&config.identity)?;
-    Ok(config)
+    let logs = logs::start(&config.identity)?;
+    Ok((config, logs))
 }
 
 fn see_doctor(arguments: Vec<OsString>) -> ExitCode {
@@ -70,7 +70,9 @@ fn see_doctor(arguments: Vec<OsString>) -> ExitCode {
     };
     let examined = runtime.block_on(async {
         let signals = Signals::catch().map_err(|error| format!("signals can't be caught: {error}"))?;
-        Ok(doctor::run(settings(), options, io::stdout(), signals.shutdown()).await)
+        let (config, _logs) =
+            settings().map_or_else(|error| (Err(error), None), |(config, logs)| (Ok(config), Some(logs)));
+        Ok(doctor::run(config, options, io::stdout(), signals.shutdown()).await)
     });
     runtime.shutdown_background();
     examined.map_or_else(|why: String| fail(UNAVAILABLE, &why), ExitCode::from)

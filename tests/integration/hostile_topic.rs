@@ -110,7 +110,7 @@ fn lies() -> Vec<Vec<u8>> {
             beacon["origin"]["instance"] = json!(format!("ghost-{number}"));
             beacon["asking"] = json!(true);
             // It says that there were events which nobody ever hears.
-            beacon["sequence"]["number"] = json!(1 << 40);
+            beacon["sequence"]["number"] = json!(1_u64 << 40);
         }));
     }
     all
