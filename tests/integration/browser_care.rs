@@ -157,8 +157,8 @@ async fn the_budgets_are_kept() {
     );
     assert!(requests <= 25, "{requests} requests");
     assert!(bytes <= BUDGET as f64, "{bytes} bytes");
-    // The aim is 100 ms; beside other browsers it takes two to three times as long.
-    assert!(paints.iter().any(|paint| *paint <= 300.0), "{paints:?}");
+    // It runs alone.
+    assert!(paints.iter().any(|paint| *paint <= 100.0), "{paints:?}");
     page.close().await;
 
     // And what is sent later or on some devices only: icons, worker, offline page.

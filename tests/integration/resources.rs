@@ -42,7 +42,8 @@ async fn a_log_on_a_full_disk_stops_nobody() {
 async fn a_log_that_nobody_reads_stops_nobody() {
     let port = free_port();
     let port_text = port.to_string();
-    let vars = [("HOST", "127.0.0.1"), ("PORT", &*port_text), ("RUST_LOG", "trace")];
+    let rates = [("UPGRADE_RATE", "1000"), ("UPGRADE_BURST", "1000")];
+    let vars = [&rates[..], &[("HOST", "127.0.0.1"), ("PORT", &*port_text), ("RUST_LOG", "trace")]].concat();
     // The pipe has room for 64 KiB; then whoever writes waits.
     let mut vm = command(&vars).stderr(Stdio::piped()).spawn().unwrap();
     until("health", async || (try_get(port, "/health").await.ok()?.status == 200).then_some(())).await;
