@@ -115,7 +115,11 @@ impl std::error::Error for ConfigError {}
 pub const VARIABLES: &[(&str, &str, &str)] = &[
     ("PORT", "8080", "port to listen on"),
     ("HOST", "0.0.0.0", "address to listen on"),
-    ("RUN_AS", "", "user, by number, to go on as where root starts it: with root's limit on open files"),
+    (
+        "RUN_AS",
+        "",
+        "user, by number, to go on as where root starts it: with root's limit on open files; empty: root stays",
+    ),
     ("FLY_ALLOC_ID", "a new UUID", "this VM's id, set by Fly; else FLY_MACHINE_ID, else GAE_INSTANCE"),
     ("FLY_REGION", "LOCAL_REGION", "where this VM is, set by Fly"),
     ("FLY_APP_NAME", "", "set by Fly: Pub/Sub is then a must, and Fly-Client-IP is believed"),

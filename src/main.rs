@@ -60,6 +60,10 @@ fn see_doctor(arguments: Vec<OsString>) -> ExitCode {
     if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
         return print(doctor::HELP);
     }
+    // It looks from where the VM stands.
+    if let Err(error) = privileges::give_up() {
+        return fail(CONFIG, &error.to_string());
+    }
     let options = match doctor::Options::parse(arguments) {
         Ok(options) => options,
         Err(why) => return fail(USAGE, &why),

@@ -21,7 +21,7 @@ const SIZES: [usize; 4] = [5, 100, 1_000, 10_000];
 /// Events a second, to everybody.
 const EVENTS: [f64; 3] = [0.1, 1.0, 10.0];
 
-/// Sockets of each VM where these come back: what `fly.toml` allows.
+/// Sockets of each VM where these come back: a usual number, half of what `fly.toml` prefers.
 const USUAL: usize = 5_000;
 
 /// All files of the folder, by name.

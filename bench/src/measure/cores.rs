@@ -11,8 +11,12 @@ use crate::process;
 /// Events before the load reads again; their bytes fit into each socket's buffer.
 const EVENTS: usize = 100;
 
+/// How often it is looked whether the server sleeps: a look takes time of a core that the server wants, and
+/// an event takes tens of milliseconds.
+const LOOK: Duration = Duration::from_millis(1);
+
 /// The server sleeps when it has used nothing for so long.
-const ASLEEP: Duration = Duration::from_micros(500);
+const ASLEEP: Duration = Duration::from_millis(4);
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -37,7 +41,7 @@ fn asleep(pid: u32) -> Result<Instant> {
     let mut cpu = process::cpu(pid)?;
     let mut last = started;
     while last.elapsed() < ASLEEP || process::runs(pid)? {
-        std::thread::sleep(ASLEEP / 10);
+        std::thread::sleep(LOOK);
         let now = process::cpu(pid)?;
         if now != cpu {
             (cpu, last) = (now, Instant::now());
