@@ -21,23 +21,22 @@ static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| Builder::new_current_thread().enable_all().build().expect("a runtime"));
 
 static ROUTES: LazyLock<BoxedFilter<(Response,)>> = LazyLock::new(|| {
-    use warp::{Filter as _, Reply as _};
+    use warp::Filter as _;
     let vars = [("API_KEY", "a-key-for-the-backend"), ("AUTH_SECRET", "0123456789abcdef0123456789abcdef")];
     let vars = vars.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let config = Config::from_vars(vars).expect("settings");
     let bus = RUNTIME.block_on(vm::bus(&config)).expect("a bus");
     let relay = Arc::new(Relay::new(config, bus, 1));
     relay.health.ready();
-    http::routes(relay).map(|reply: _| warp::Reply::into_response(reply)).boxed()
+    http::routes(relay).map(warp::Reply::into_response).boxed()
 });
 
 fuzz_target!(|bytes: &[u8]| {
-    let service = warp::service(ROUTES.clone());
     let answer = RUNTIME.block_on(async move {
         let (mut client, server) = tokio::io::duplex(1 << 20);
         let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
             request.extensions_mut().insert(http::Peer(SocketAddr::from((Ipv4Addr::LOCALHOST, 1))));
-            hyper::service::Service::call(&hyper_util::service::TowerToHyperService::new(service.clone()), request)
+            http::answer(ROUTES.clone(), request)
         });
         let connection = http1::Builder::new().max_buf_size(16 << 10).serve_connection(TokioIo::new(server), service);
         let talk = async {

@@ -21,7 +21,7 @@ use warp::reply::{Reply, Response};
 use warp::{Filter, Rejection};
 
 pub use self::listen::listen;
-pub use self::server::{MAX_CONNECTIONS, Peer, serve};
+pub use self::server::{MAX_CONNECTIONS, Peer, answer, serve};
 use crate::relay::Relay;
 use crate::wire::ErrorCode;
 

@@ -6,6 +6,7 @@
 //! keeps nobody out.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -23,10 +24,12 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use warp::filters::BoxedFilter;
-use warp::http::{Request, Version};
-use warp::reply::Reply;
+use warp::http::{Request, StatusCode, Version};
+use warp::reply::{Reply, Response};
 
+use super::error;
 use crate::logs::{Address, Seldom};
+use crate::wire::ErrorCode;
 
 /// A half-sent request is dropped after this.
 const HEADER_TIME: Duration = Duration::from_secs(10);
@@ -146,14 +149,14 @@ async fn accept_all<R: Reply + 'static>(
                 continue;
             }
         };
-        let routes = warp::service(routes.clone());
+        let routes = routes.clone();
         let (takeover, mut taken) = mpsc::channel(1);
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(Peer(peer));
             if request.version() == Version::HTTP_11 {
                 request.extensions_mut().insert(Takeover(takeover.clone()));
             }
-            tower_service::Service::call(&mut routes.clone(), request)
+            answer(routes.clone(), request)
         });
         let mut connection = http.serve_connection(TokioIo::new(stream), service);
         let stop = stop.clone();
@@ -176,6 +179,22 @@ async fn accept_all<R: Reply + 'static>(
         });
         crowd.admit(task.abort_handle());
     }
+}
+
+/// Answers a request by the routes.
+///
+/// # Errors
+/// None.
+pub async fn answer<R: Reply + 'static>(
+    routes: BoxedFilter<(R,)>,
+    request: Request<Incoming>,
+) -> Result<Response, Infallible> {
+    // A target such as `example.org:443` has none, and is for proxies; warp expects one.
+    if request.uri().path_and_query().is_none() {
+        let why = "the request's target: expected a path, such as /";
+        return Ok(error(StatusCode::BAD_REQUEST, ErrorCode::InvalidField, why));
+    }
+    tower_service::Service::call(&mut warp::service(routes), request).await
 }
 
 async fn accept(listener: &TcpListener, crowd: &mut Crowd) -> io::Result<(TcpStream, SocketAddr)> {

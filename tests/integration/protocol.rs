@@ -468,6 +468,13 @@ async fn requests_that_two_readers_would_cut_differently_are_refused() {
             answer.is_empty() || answer.starts_with("http/1.1 4") || answer.starts_with("http/1.1 501 ");
         assert!(refused && !answer.contains(" 404 "), "{name}: {answer}");
     }
+    // A target without a path, as proxies are asked.
+    for target in ["rics", "example.org:443", "localhost"] {
+        let answer =
+            answer_to(court.vm.port, &format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
+        assert!(answer.starts_with("http/1.1 400 "), "{target}: {answer}");
+    }
+    assert!(court.vm.lines("a defect").is_empty());
     // A length beside an encoding: whichever is taken, what follows must not be heard as a request.
     let both = post(
         &format!("Content-Length: {}\r\nTransfer-Encoding: chunked\r\n", 5 + hidden.len()),
