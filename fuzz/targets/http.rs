@@ -32,11 +32,12 @@ static ROUTES: LazyLock<BoxedFilter<(Response,)>> = LazyLock::new(|| {
 });
 
 fuzz_target!(|bytes: &[u8]| {
+    let routes = ROUTES.clone();
     let answer = RUNTIME.block_on(async move {
         let (mut client, server) = tokio::io::duplex(1 << 20);
         let service = service_fn(move |mut request: hyper::Request<hyper::body::Incoming>| {
             request.extensions_mut().insert(http::Peer(SocketAddr::from((Ipv4Addr::LOCALHOST, 1))));
-            http::answer(ROUTES.clone(), request)
+            http::answer(routes.clone(), request)
         });
         let connection = http1::Builder::new().max_buf_size(16 << 10).serve_connection(TokioIo::new(server), service);
         let talk = async {
