@@ -14,7 +14,7 @@ use tokio::time::sleep;
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::client::{Client, Raw, open, open_from};
-use crate::support::crowd::{Crowd, ROOM, live, press};
+use crate::support::crowd::{Crowd, ROOM};
 use crate::support::emulator::Emulator;
 use crate::support::until;
 use crate::support::vm::Vm;
@@ -48,16 +48,8 @@ async fn a_vm_is_after_all_that_what_it_was_before() {
     for vm in &vms {
         vm.ready().await;
     }
-    let crowd = Arc::new(Crowd::new(vms.iter().map(|vm| vm.port).collect(), PAGES));
-    let mut pages = JoinSet::new();
-    for number in 0..PAGES {
-        pages.spawn(live(Arc::clone(&crowd), number));
-    }
-    until("all pages", async || (crowd.connected() == PAGES).then_some(())).await;
-    let mut senders = JoinSet::new();
-    for vm in 0..vms.len() {
-        senders.spawn(press(Arc::clone(&crowd), vm));
-    }
+    let (crowd, mut pages) = Crowd::gather(&vms, PAGES).await;
+    let senders = crowd.press();
     let steady = vms[0].port;
     let enough = Arc::new(AtomicBool::new(false));
     let mut trouble = JoinSet::new();

@@ -53,7 +53,7 @@ fn vars<'a>(
 ) -> Vec<(&'a str, &'a str)> {
     let mut vars = vec![
         ("HTTPS_PROXY", proxy),
-        ("SSL_CERT_FILE", &*google.certificate),
+        ("SSL_CERT_FILE", &*google.certificate.file),
         ("GOOGLE_WORKLOAD_IDENTITY_PROVIDER", PROVIDER),
         ("FLY_API_SOCKET", socket),
     ];

@@ -18,7 +18,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::fleet::REGIONS;
 use crate::support::client::{Raw, open};
-use crate::support::crowd::{Crowd, PONG, ROOM, Return, live, numbers, press};
+use crate::support::crowd::{Crowd, PONG, ROOM, Return, numbers};
 use crate::support::emulator::Emulator;
 use crate::support::until;
 use crate::support::vm::Vm;
@@ -35,18 +35,10 @@ async fn a_rolling_restart_loses_nothing_and_spreads_those_who_return() {
     for vm in &vms {
         vm.ready().await;
     }
-    let crowd = Arc::new(Crowd::new(vms.iter().map(|vm| vm.port).collect(), PAGES));
-    let mut pages = JoinSet::new();
-    for number in 0..PAGES {
-        pages.spawn(live(Arc::clone(&crowd), number));
-    }
-    until("all pages", async || (crowd.connected() == PAGES).then_some(())).await;
+    let (crowd, _pages) = Crowd::gather(&vms, PAGES).await;
 
     // 20 alerts a second in all.
-    let mut senders = JoinSet::new();
-    for vm in 0..vms.len() {
-        senders.spawn(press(Arc::clone(&crowd), vm));
-    }
+    let senders = crowd.press();
     until("the first alerts", async || (crowd.numbers.load(Ordering::Relaxed) > 20).then_some(())).await;
 
     let begun = Instant::now();

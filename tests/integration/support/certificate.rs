@@ -1,4 +1,4 @@
-//! A certificate for this machine, by its number and as `backend.test`, signed by itself, and a server's end of TLS with it.
+//! A certificate signed by itself, and a server's end of TLS with it.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -20,13 +20,18 @@ pub struct Certificate {
 impl Certificate {
     /// For a server that speaks these protocols (RFC 7301); none: whatever the client does.
     pub fn for_this_machine(protocols: &[&[u8]]) -> Self {
+        Self::new("IP:127.0.0.1,DNS:backend.test", protocols)
+    }
+
+    /// For a server of other names, as a certificate lists them.
+    pub fn new(names: &str, protocols: &[&[u8]]) -> Self {
         let directory = std::env::temp_dir().join(format!("alien-alert-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir(&directory).unwrap();
         let file = |name: &str| directory.join(name).to_str().unwrap().to_owned();
         let (certificate, key) = (file("certificate.pem"), file("key.pem"));
         let made = Command::new("openssl")
             .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
-            .args(["-subj", "/CN=backend", "-addext", "subjectAltName=IP:127.0.0.1,DNS:backend.test"])
+            .args(["-subj", "/CN=test", "-addext", &format!("subjectAltName={names}")])
             .args(["-addext", "basicConstraints=critical,CA:FALSE", "-out", &certificate, "-keyout", &key])
             .output()
             .unwrap();

@@ -10,12 +10,14 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::PATIENCE;
 use super::client::{Raw, open};
+use super::vm::Vm;
+use super::{PATIENCE, until};
 
 /// All pages come from one address here.
 pub const ROOM: [(&str, &str); 5] = [
@@ -61,7 +63,23 @@ pub struct Return {
 }
 
 impl Crowd {
-    pub fn new(ports: Vec<u16>, pages: usize) -> Self {
+    /// Pages on VMs, spread evenly; all are connected when this returns, and live for as long as their tasks.
+    pub async fn gather(vms: &[Vm], pages: usize) -> (Arc<Self>, JoinSet<()>) {
+        let crowd = Arc::new(Self::new(vms.iter().map(|vm| vm.port).collect(), pages));
+        let mut living = JoinSet::new();
+        for number in 0..pages {
+            living.spawn(live(Arc::clone(&crowd), number));
+        }
+        until("all pages", async || (crowd.connected() == pages).then_some(())).await;
+        (crowd, living)
+    }
+
+    /// Someone on each VM who presses the button until it is enough; which alerts were acknowledged.
+    pub fn press(self: &Arc<Self>) -> JoinSet<Vec<usize>> {
+        (0..self.ports.len()).map(|vm| press(Arc::clone(self), vm)).collect()
+    }
+
+    fn new(ports: Vec<u16>, pages: usize) -> Self {
         Self {
             ports,
             pages: (0..pages).map(|_| Mutex::default()).collect(),
@@ -104,7 +122,7 @@ impl Page {
 }
 
 /// One page's life. Every other one comes back to the same VM, the rest go to the next.
-pub async fn live(crowd: Arc<Crowd>, number: usize) {
+async fn live(crowd: Arc<Crowd>, number: usize) {
     let page = &crowd.pages[number];
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
     let mut vm = number % crowd.ports.len();
@@ -175,7 +193,7 @@ fn is_later(cursor: &str, known: &str) -> bool {
 }
 
 /// Presses the button four times a second, each time until that is acknowledged; which ones were.
-pub async fn press(crowd: Arc<Crowd>, mut vm: usize) -> Vec<usize> {
+async fn press(crowd: Arc<Crowd>, mut vm: usize) -> Vec<usize> {
     let mut tick = interval(Duration::from_millis(250));
     let mut acknowledged = Vec::new();
     let mut socket = None;

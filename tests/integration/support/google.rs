@@ -2,7 +2,6 @@
 //! addresses of Google lead here. Nothing leaves this machine.
 
 use std::convert::Infallible;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use http_body_util::{BodyExt as _, Full};
@@ -16,10 +15,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::task::JoinHandle;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use super::certificate::Certificate;
 
 /// What answers a request by its host and path, and its body.
 type Answer = dyn Fn(&str, &str, &str) -> (StatusCode, String) + Send + Sync;
@@ -67,9 +64,8 @@ impl Server {
 pub struct Google {
     port: u16,
     /// The certificate to trust.
-    pub certificate: String,
+    pub certificate: Certificate,
     server: Arc<Server>,
-    directory: PathBuf,
     accepting: JoinHandle<()>,
 }
 
@@ -77,9 +73,9 @@ impl Google {
     pub async fn start(
         answer: impl Fn(&str, &str, &str) -> (StatusCode, String) + Send + Sync + 'static,
     ) -> Self {
-        let directory = std::env::temp_dir().join(format!("alien-alert-{}", uuid::Uuid::new_v4()));
-        std::fs::create_dir(&directory).unwrap();
-        let (certificate, tls) = certificate(&directory);
+        let names = ["sts", "iamcredentials", "pubsub"].map(|name| format!("DNS:{name}.googleapis.com"));
+        let certificate = Certificate::new(&names.join(","), &[]);
+        let tls = certificate.tls.clone();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let server = Server::new(answer);
@@ -97,7 +93,7 @@ impl Google {
                 });
             }
         });
-        Self { port, certificate, server, directory, accepting }
+        Self { port, certificate, server, accepting }
     }
 
     /// The variables that lead here.
@@ -113,7 +109,6 @@ impl Google {
 impl Drop for Google {
     fn drop(&mut self) {
         self.accepting.abort();
-        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 
@@ -126,24 +121,6 @@ async fn connected(mut stream: TcpStream) -> Option<TcpStream> {
     assert!(head.starts_with(b"CONNECT "), "{}", String::from_utf8_lossy(&head));
     stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.ok()?;
     Some(stream)
-}
-
-/// A certificate for Google's names, signed by itself.
-fn certificate(directory: &std::path::Path) -> (String, TlsAcceptor) {
-    let file = |name: &str| directory.join(name).to_str().unwrap().to_owned();
-    let (certificate, key) = (file("certificate.pem"), file("key.pem"));
-    let names = ["sts", "iamcredentials", "pubsub"].map(|name| format!("DNS:{name}.googleapis.com"));
-    let made = std::process::Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
-        .args(["-subj", "/CN=Google", "-addext", &format!("subjectAltName={}", names.join(","))])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-out", &certificate, "-keyout", &key])
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let chain = vec![CertificateDer::from_pem_file(&certificate).unwrap()];
-    let key = PrivateKeyDer::from_pem_file(&key).unwrap();
-    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).unwrap();
-    (certificate, TlsAcceptor::from(Arc::new(config)))
 }
 
 /// Fly's init at its socket within a Machine; ends with this value.
