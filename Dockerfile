@@ -3,6 +3,8 @@
 # The compiler of rust-toolchain.toml, on the Debian whose libraries the image gets.
 FROM rust:1.95.0-slim-bookworm AS build
 WORKDIR /app
+# --build-arg FEATURES=otlp makes one that can tell traces.
+ARG FEATURES=
 
 # What lists the packages in the program, in a layer of its own: it changes least.
 COPY scripts/sbom scripts/

@@ -177,10 +177,16 @@ impl Relay {
         let message = to_instance(to.instance(), Told::Ask(ask));
         let client_id = Arc::clone(&from.client_id);
         self.publishing.send(message, move |confirmed| {
-            let confirmed = confirmed.map_err(|error| {
-                debug!(eventId = event_id, clientId = &*client_id, %error, "message to a connection not published");
-                NOT_TAKEN
-            });
+            match &confirmed {
+                Ok(()) => {
+                    debug!(eventId = event_id, clientId = &*client_id, "message to a connection published")
+                }
+                Err(error) => debug!(
+                    eventId = event_id, clientId = &*client_id, %error,
+                    "message to a connection not published"
+                ),
+            }
+            let confirmed = confirmed.map_err(|_| NOT_TAKEN);
             report(&sender, id.as_deref(), &event_id, confirmed);
         });
     }
@@ -244,7 +250,10 @@ impl Connections {
         let asker = from.map(|instance| Asker { connections: self.clone(), instance, id });
         let outcome = match (found, wish) {
             (None, _) => Outcome::Gone,
-            (Some(found), Wish::Write(letter)) => return self.write(asker, &client_id, &found, &letter),
+            (Some(found), Wish::Write(letter)) => {
+                debug!(eventId = letter.id, clientId = client_id, "message to this connection heard");
+                return self.write(asker, &client_id, &found, &letter);
+            }
             (Some(found), Wish::Describe) => Outcome::Described(self.describe(client_id, found)),
             (Some(found), Wish::Close) => {
                 found.outbox.close(Close::new(CloseCode::Dismissed, "closed by the app"));

@@ -3,7 +3,7 @@
 //! The turns of a VM's life are told once each, at `info` and above. What visitors cause is told at
 //! `debug`, or [`Seldom`], so that nobody from outside fills a disk; of a single delivery nothing is told
 //! at all. Lines are written by a thread of their own: where nobody takes them, or a disk is full, they are
-//! dropped, and sockets are served all the same. A visitor's address is shortened to its network, unless `LOG_ADDRESSES` asks for all of it.
+//! dropped and counted, and sockets are served all the same. A visitor's address is shortened to its network, unless `LOG_ADDRESSES` asks for all of it.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
@@ -11,8 +11,8 @@ use std::io::{IsTerminal as _, stderr};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::panic::{PanicHookInfo, set_hook};
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{LazyLock, OnceLock};
 
 pub use tracing_appender::non_blocking::WorkerGuard as Guard;
 
@@ -20,7 +20,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use ipnet::IpNet;
 use serde_json::json;
 use tracing::{Event, Subscriber, error};
-use tracing_appender::non_blocking::NonBlockingBuilder;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::{self, Format, Writer};
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
@@ -42,6 +42,9 @@ const SHORT: usize = 8;
 
 /// `LOG_ADDRESSES=full`. The process's, as its log is.
 static WHOLE_ADDRESSES: AtomicBool = AtomicBool::new(false);
+
+/// Counts the lines that found no room. The process's, as its log is.
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
 /// Lines that may wait to be written.
 const WAITING: usize = 8_192;
@@ -73,6 +76,7 @@ pub fn start(identity: &Identity) -> Result<Guard, ConfigError> {
     let colour = (terminal && variable("NO_COLOR").is_none()) || variable("FORCE_COLOR").is_some();
     let (writer, guard) =
         NonBlockingBuilder::default().buffered_lines_limit(WAITING).thread_name("logs").finish(stderr());
+    let _ = DROPPED.set(writer.error_counter());
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     // It would tell of them on stderr, and panic where that is the trouble.
     let logs = logs.log_internal_errors(false);
@@ -83,6 +87,11 @@ pub fn start(identity: &Identity) -> Result<Guard, ConfigError> {
     }
     set_hook(Box::new(tell_panic));
     Ok(guard)
+}
+
+/// Lines of this process that nobody will see.
+pub fn dropped() -> u64 {
+    DROPPED.get().map_or(0, |lines| lines.dropped_lines() as u64)
 }
 
 /// Lines of JSON with the VM's name as their last fields.

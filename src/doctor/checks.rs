@@ -262,10 +262,16 @@ impl Patient<'_> {
     }
 
     async fn try_to_subscribe<W: Write>(&self, findings: &mut Findings<W>) -> bool {
+        let check = "subscribe";
+        let name = self.probe.subscription();
         let made = self.probe.subscribe().await;
         findings.add(match &made {
-            Ok(()) => Line::ok("subscribe", format!("made {}", self.probe.subscription())),
-            Err(trouble) => self.line("subscribe", trouble, &[rights::CREATE, rights::ATTACH]),
+            Err(trouble) => self.line(check, trouble, &[rights::CREATE, rights::ATTACH]),
+            // A VM that comes back after a crash looks at what it left.
+            Ok(()) => match self.probe.look(&name).await {
+                Ok(_) => Line::ok(check, format!("made {name}, and it can be looked at")),
+                Err(trouble) => self.line(check, &trouble, &[rights::GET]),
+            },
         });
         made.is_ok()
     }

@@ -28,6 +28,8 @@ fn bind(address: SocketAddr, shares: bool) -> io::Result<TcpSocket> {
     // A VM that starts again must not wait for its old connections' end.
     socket.set_reuseaddr(true)?;
     socket.set_reuseport(shares)?;
+    // An alert is one small write: it must not wait for another to fill a packet. Connections inherit it.
+    socket.set_nodelay(true)?;
     socket.bind(address)?;
     Ok(socket)
 }
@@ -35,6 +37,8 @@ fn bind(address: SocketAddr, shares: bool) -> io::Result<TcpSocket> {
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+
+    use tokio::net::TcpStream;
 
     use super::*;
 
@@ -46,5 +50,13 @@ mod tests {
         assert_eq!(listen(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(listeners);
         listen(address).unwrap();
+    }
+
+    #[tokio::test]
+    async fn connections_inherit_that_small_writes_go_at_once() {
+        let listener = bind((Ipv4Addr::LOCALHOST, 0).into(), true).unwrap().listen(1).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(client, listener.accept());
+        assert!(accepted.unwrap().0.nodelay().unwrap() && !client.unwrap().nodelay().unwrap());
     }
 }

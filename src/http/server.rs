@@ -3,12 +3,13 @@
 //! A request's head has its time and size, connections have their number, and only HTTP/1.1 is
 //! spoken (Fly's proxy speaks HTTP/2 to the world). The same time-out ends idle keep-alives. Where there
 //! are too many, new ones take the places of the oldest: who opens thousands and says nothing, or little,
-//! keeps nobody out.
+//! keeps nobody out. One that has not spoken yet costs no buffer.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -18,7 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::select;
-use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -31,7 +32,7 @@ use super::error;
 use crate::logs::{Address, Seldom};
 use crate::wire::ErrorCode;
 
-/// A half-sent request is dropped after this.
+/// A silent connection is dropped after this, and so is a half-sent request.
 const HEADER_TIME: Duration = Duration::from_secs(10);
 
 /// A connection that is no socket is let go of after this, with so long to end in order: by its next
@@ -58,7 +59,7 @@ pub struct Peer(pub SocketAddr);
 
 /// With each request of HTTP/1.1: takes its connection away from HTTP, which then answers nothing.
 #[derive(Clone)]
-pub struct Takeover(mpsc::Sender<Taker>);
+pub struct Takeover(Arc<Mutex<Option<oneshot::Sender<Taker>>>>);
 
 /// Gets the connection, and what its client has sent since the request.
 type Taker = Box<dyn FnOnce(TcpStream, &[u8]) + Send>;
@@ -66,8 +67,11 @@ type Taker = Box<dyn FnOnce(TcpStream, &[u8]) + Send>;
 impl Takeover {
     /// The request must be left unanswered from here on.
     pub fn by(&self, taker: impl FnOnce(TcpStream, &[u8]) + Send + 'static) {
-        // There is room: a connection has one request at a time.
-        let _ = self.0.try_send(Box::new(taker));
+        let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // Else the connection is over, or taken already.
+        if let Some(sender) = sender {
+            let _ = sender.send(Box::new(taker));
+        }
     }
 }
 
@@ -149,35 +153,54 @@ async fn accept_all<R: Reply + 'static>(
                 continue;
             }
         };
-        let routes = routes.clone();
-        let (takeover, mut taken) = mpsc::channel(1);
-        let service = service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(Peer(peer));
-            if request.version() == Version::HTTP_11 {
-                request.extensions_mut().insert(Takeover(takeover.clone()));
-            }
-            answer(routes.clone(), request)
-        });
-        let mut connection = http.serve_connection(TokioIo::new(stream), service);
-        let stop = stop.clone();
+        let (http, routes, stop) = (http.clone(), routes.clone(), stop.clone());
         let task = tokio::spawn(async move {
-            let ended = select! {
-                ended = &mut connection => ended,
-                Some(taker) = taken.recv() => {
-                    let parts = connection.into_parts();
-                    return taker(parts.io.into_inner(), &parts.read_buf);
-                }
-                () = stop.cancelled() => return,
-                () = sleep(LIFETIME) => {
-                    std::pin::Pin::new(&mut connection).graceful_shutdown();
-                    timeout(LAST_ANSWER, connection).await.unwrap_or(Ok(()))
-                }
+            // Hyper would begin with a buffer, and with a read that finds nothing.
+            let speaks = select! {
+                readable = timeout(HEADER_TIME, stream.readable()) => matches!(readable, Ok(Ok(()))),
+                () = stop.cancelled() => false,
             };
-            if let Err(error) = ended {
-                debug!(address = %Address(peer.ip()), %error, "connection ended");
+            if speaks {
+                // Boxed: what is silent stays small.
+                Box::pin(converse(&http, stream, peer, routes, &stop)).await;
             }
         });
         crowd.admit(task.abort_handle());
+    }
+}
+
+/// Answers one connection's requests, until it ends or is taken over.
+async fn converse<R: Reply + 'static>(
+    http: &http1::Builder,
+    stream: TcpStream,
+    peer: SocketAddr,
+    routes: BoxedFilter<(R,)>,
+    stop: &CancellationToken,
+) {
+    let (takeover, taken) = oneshot::channel();
+    let takeover = Takeover(Arc::new(Mutex::new(Some(takeover))));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Peer(peer));
+        if request.version() == Version::HTTP_11 {
+            request.extensions_mut().insert(takeover.clone());
+        }
+        answer(routes.clone(), request)
+    });
+    let mut connection = http.serve_connection(TokioIo::new(stream), service);
+    let ended = select! {
+        ended = &mut connection => ended,
+        Ok(taker) = taken => {
+            let parts = connection.into_parts();
+            return taker(parts.io.into_inner(), &parts.read_buf);
+        }
+        () = stop.cancelled() => return,
+        () = sleep(LIFETIME) => {
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
+            timeout(LAST_ANSWER, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = ended {
+        debug!(address = %Address(peer.ip()), %error, "connection ended");
     }
 }
 
@@ -199,8 +222,5 @@ pub async fn answer<R: Reply + 'static>(
 
 async fn accept(listener: &TcpListener, crowd: &mut Crowd) -> io::Result<(TcpStream, SocketAddr)> {
     crowd.room().await;
-    let (stream, peer) = listener.accept().await?;
-    // An alert is one small write: it must not wait for another to fill a packet.
-    stream.set_nodelay(true)?;
-    Ok((stream, peer))
+    listener.accept().await
 }

@@ -20,6 +20,9 @@ use crate::wire::Close;
 /// Bytes of events that wait for a shard before no more are taken from the topic, which keeps them.
 const ROOM: u64 = 4 << 20;
 
+/// Parts that are no more together are copied into one: that costs less than many pieces cost the system.
+const SMALL: usize = 4 << 10;
+
 /// What a shard is to do.
 pub enum Command {
     Join(SocketId, Box<Arrival>),
@@ -55,7 +58,10 @@ pub struct Message {
 impl Message {
     /// What a socket missed, perhaps among other frames; `asked` is when it asked for it. However long
     /// it is, it is taken when little else waits: what a channel holds is not the reader's fault.
-    pub fn refresh(parts: Vec<Bytes>, asked: Stopwatch) -> Self {
+    pub fn refresh(mut parts: Vec<Bytes>, asked: Stopwatch) -> Self {
+        if parts.iter().map(Bytes::len).sum::<usize>() <= SMALL {
+            parts = vec![parts.concat().into()];
+        }
         Self { parts, is_refresh: true, written: Some(Notice::Time(asked).into()) }
     }
 }

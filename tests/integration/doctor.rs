@@ -211,6 +211,7 @@ async fn each_right_that_is_missing_is_named_and_the_others_are_tried() {
             "pubsub.subscriptions.create on the project and pubsub.topics.attachSubscription on the topic",
             &["pull", "round trip", "left-overs", "delete"][..],
         ),
+        (Refused::Inspecting, "subscribe", "pubsub.subscriptions.get on the project", &[]),
         (Refused::Publishing, "publish", "pubsub.topics.publish on the topic", &["round trip", "left-overs"]),
         (
             Refused::Consuming,

@@ -47,9 +47,19 @@ async fn a_log_that_nobody_reads_stops_nobody() {
     // The pipe has room for 64 KiB; then whoever writes waits.
     let mut vm = command(&vars).stderr(Stdio::piped()).spawn().unwrap();
     until("health", async || (try_get(port, "/health").await.ok()?.status == 200).then_some(())).await;
-    for _ in 0..300 {
-        let mut client = Client::connect(port, "/ws").await;
-        client.alert(json!({})).await;
+    let dropped = async || {
+        let figures = get(port, "/metrics").await;
+        let line =
+            figures.text().lines().find_map(|line| line.strip_prefix("alien_alert_log_lines_dropped_total "));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    // Until more lines wait than may, and as long again.
+    for most in [1, 1_000] {
+        until(&format!("{most} lines dropped"), async || {
+            Client::connect(port, "/ws").await.alert(json!({})).await;
+            (dropped().await >= most).then_some(())
+        })
+        .await;
     }
     assert_eq!(get(port, "/health").await.status, 200);
     vm.kill().await.unwrap();

@@ -37,6 +37,8 @@ pub enum Refused {
     Changing,
     /// And that to look at it.
     Looking,
+    /// The right to look at subscriptions is gone.
+    Inspecting,
     /// The right to make subscriptions is gone.
     Creating,
     /// And that to delete them.
@@ -186,6 +188,7 @@ impl Refused {
             Self::Consuming | Self::Detached => consuming,
             Self::Changing => *method == Method::PATCH,
             Self::Looking => *method == Method::GET && path.contains("/topics/"),
+            Self::Inspecting => *method == Method::GET && path.contains("/subscriptions/"),
             Self::Creating => *method == Method::PUT && path.contains("/subscriptions/"),
             Self::Deleting => *method == Method::DELETE && path.contains("/subscriptions/"),
         }
