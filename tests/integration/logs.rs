@@ -142,6 +142,30 @@ async fn an_alert_s_id_leads_from_its_socket_to_each_vm() {
 }
 
 #[tokio::test]
+async fn a_message_to_one_connection_leads_there_too() {
+    let emulator = Emulator::start().await;
+    let vars = [("RUST_LOG", "alien_alert=debug"), ("API_KEY", API_KEY)];
+    let vms = Vm::fleet(&emulator, &["ams", "sin"], &vars).await;
+    let [ams, sin] = vms.as_slice() else { unreachable!() };
+    let (mut here, mut there) = (ams.connect().await, sin.connect().await);
+    here.send(json!({"type": "direct", "targetId": there.id(), "data": {}, "id": "of-a-client"})).await;
+    there.expect("direct").await;
+    let sent = lines_with(ams, "eventId", "of-a-client", 1).await;
+    assert_said(&sent, &["message to a connection published"]);
+    assert_eq!(sent[0]["clientId"], here.id());
+
+    let path = format!("/connections/{}", there.id());
+    let answer = ask(ams.port, "POST", &path, &[], "{}").await;
+    assert_eq!(answer.status, 200);
+    let of_backend = there.expect("direct").await["id"].as_str().unwrap().to_owned();
+    for id in ["of-a-client", &of_backend] {
+        let heard = lines_with(sin, "eventId", id, 1).await;
+        assert_said(&heard, &["message to this connection heard"]);
+        assert_eq!(heard[0]["clientId"], there.id());
+    }
+}
+
+#[tokio::test]
 async fn a_delivery_is_not_told() {
     let vm = Vm::alone(&[("RUST_LOG", "alien_alert=trace")]).await;
     let mut sockets = Vec::new();
