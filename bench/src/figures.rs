@@ -80,6 +80,8 @@ pub struct Setting {
 #[derive(Default)]
 pub struct Figures {
     pub values: BTreeMap<(Measure, Setting, Peer), Vec<f64>>,
+    /// What a figure was of the floor's, which was taken by turns with it.
+    beside: BTreeMap<(Measure, Setting, Peer), Vec<f64>>,
     /// From publish to any socket, one event at a time, in ns, by number of sockets.
     pub latency: BTreeMap<(usize, Peer), Histogram<u64>>,
 }
@@ -95,6 +97,27 @@ pub struct Summary {
 impl Figures {
     pub fn add(&mut self, measure: Measure, setting: Setting, peer: Peer, value: f64) {
         self.values.entry((measure, setting, peer)).or_default().push(value);
+    }
+
+    /// The same for one that was taken by turns with the floor's.
+    pub fn add_beside(&mut self, measure: Measure, setting: Setting, peer: Peer, value: f64, floor: f64) {
+        self.add(measure, setting, peer, value);
+        self.beside.entry((measure, setting, peer)).or_default().push(value / floor);
+    }
+
+    /// What the program's figure is of a peer's. By what both were of the floor's, where that was there at
+    /// the same time: the machine's own pace changes more in a minute than they differ.
+    pub fn ratio(&self, measure: Measure, setting: Setting, peer: Peer) -> Option<f64> {
+        let median = |peer| Some(self.summary(measure, setting, peer)?.median);
+        let of_floor = |peer| match peer {
+            Peer::Floor => Some(1.0),
+            _ => Some(summary(self.beside.get(&(measure, setting, peer))?)?.median),
+        };
+        let of = |figure: &dyn Fn(Peer) -> Option<f64>| {
+            let (own, other) = (figure(Peer::AlienAlert)?, figure(peer)?);
+            (other != 0.0).then_some(own / other)
+        };
+        of(&of_floor).filter(|_| median(peer).is_some()).or_else(|| of(&median))
     }
 
     pub fn add_latency(&mut self, sockets: usize, peer: Peer, latency: Histogram<u64>) -> Result<()> {
@@ -152,5 +175,22 @@ mod tests {
         assert_eq!(of(&[]), None);
         assert_eq!(of(&[3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(of(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
+    }
+
+    #[test]
+    fn what_had_the_floor_beside_it_is_compared_by_that() {
+        let setting = Setting { sockets: 1_000, window: 1 };
+        let mut figures = Figures::default();
+        // The machine was slow for one, and fast for the others.
+        figures.add_beside(Measure::Cpu, setting, Peer::AlienAlert, 6.0, 6.0);
+        figures.add_beside(Measure::Cpu, setting, Peer::Bun, 4.4, 4.0);
+        figures.add(Measure::Cpu, setting, Peer::Floor, 4.0);
+        figures.add(Measure::Memory, setting, Peer::AlienAlert, 1.0);
+        figures.add(Measure::Memory, setting, Peer::Bun, 2.0);
+        let ratio = |measure, peer| figures.ratio(measure, setting, peer);
+        assert!((ratio(Measure::Cpu, Peer::Bun).unwrap() - 4.0 / 4.4).abs() < 1e-9);
+        assert_eq!(ratio(Measure::Cpu, Peer::Floor), Some(1.0));
+        assert_eq!(ratio(Measure::Memory, Peer::Bun), Some(0.5));
+        assert_eq!((ratio(Measure::Memory, Peer::Floor), ratio(Measure::Cpu, Peer::Ws)), (None, None));
     }
 }

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use figures::{Figures, Measure, Setting};
 use load::Load;
+use measure::fanout::Fanout;
 use measure::memory::Memory;
 use measure::{cores, direct, fanout, inbound, joins, neighbour};
 use peer::{Peer, Server};
@@ -26,11 +27,9 @@ const AT_ONCE: usize = 100;
 fn main() -> Result<()> {
     let plan = Plan::from_arguments()?;
     let mut figures = Figures::default();
-    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
-    rustix::process::setrlimit(
-        rustix::process::Resource::Nofile,
-        rustix::process::Rlimit { current: files, maximum: files },
-    )?;
+    let files = plan.files;
+    let most = rustix::process::Rlimit { current: files, maximum: files };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, most)?;
     for repeat in 0..plan.repeats {
         for &sockets in plan.sockets.iter().filter(|_| plan.asks_of_each_number()) {
             for peer in plan.peers_at(repeat, sockets) {
@@ -54,56 +53,114 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+/// So often a contender and the floor take turns while one figure is taken.
+const TURNS: usize = 6;
+
+/// A server and its sockets.
+struct Stand {
+    server: Server,
+    load: Load,
+}
+
 /// What can be asked of one process with so many sockets.
 fn run(plan: &Plan, peer: Peer, sockets: usize, figures: &mut Figures) -> Result<()> {
     stay_on(&[peer::LOAD_CORE])?;
-    let (server, mut load, before) = open(peer, peer::SERVER_CORE)?;
-    load.connect(server.address, sockets, AT_ONCE)?;
-    load.settle(Duration::from_millis(1500))?;
-    let idle = Memory::now(server.pid)?;
-    let mut add = |measure, window, value| {
+    let (mut stand, before) = open(peer, peer::SERVER_CORE)?;
+    fill(&mut stand, sockets)?;
+    let idle = Memory::now(stand.server.pid)?;
+    let mut add = |measure, window, value, floor: Option<f64>| {
         let setting = Setting { sockets, window };
-        eprintln!("{:12} {measure:?} {sockets} {window}: {value:.3}", peer.name());
-        figures.add(measure, setting, peer, value);
+        eprint!("{:12} {measure:?} {sockets} {window}: {value:.3}", peer.name());
+        match floor {
+            Some(floor) => {
+                eprintln!(", {:.2} of the floor's", value / floor);
+                figures.add_beside(measure, setting, peer, value, floor);
+            }
+            None => {
+                eprintln!();
+                figures.add(measure, setting, peer, value);
+            }
+        }
     };
     if plan.has(Part::Memory) {
         let (own, kernel) = idle.per_socket(before, sockets - 1);
-        add(Measure::Memory, 0, own);
-        add(Measure::Kernel, 0, kernel);
-        add(Measure::Process, 0, idle.process as f64 / 1e6);
+        add(Measure::Memory, 0, own, None);
+        add(Measure::Kernel, 0, kernel, None);
+        add(Measure::Process, 0, idle.process as f64 / 1e6, None);
+    }
+    let mut stands = vec![stand];
+    if peer != Peer::Floor && plan.has_room_for(2 * sockets) {
+        let (mut floor, _) = open(Peer::Floor, peer::SERVER_CORE)?;
+        fill(&mut floor, sockets)?;
+        stands.push(floor);
     }
     let mut latency = None;
     if plan.has(Part::Fanout) {
         for &window in plan.windows(sockets) {
-            // The first one warms up: compilers at run time want to have seen it before.
-            fanout::measure(&mut load, server.pid, window, plan.rounds(sockets, window).div_ceil(4))?;
-            let shown = fanout::measure(&mut load, server.pid, window, plan.rounds(sockets, window))?;
-            add(Measure::Cpu, window, shown.cpu);
+            let rounds = plan.rounds(sockets, window).div_ceil(TURNS);
+            let turn = |stand: &mut Stand| fanout::measure(&mut stand.load, stand.server.pid, window, rounds);
+            // The first ones warm up: compilers at run time want to have seen it before.
+            take_turns(&mut stands, 2, turn)?;
+            let mut shown = take_turns(&mut stands, TURNS, turn)?.into_iter().map(Fanout::sum);
+            let own = shown.next().context("a contender")??;
+            let floor = shown.next().transpose()?;
+            let mut beside = |measure, figure: &dyn Fn(&Fanout) -> f64| {
+                add(measure, window, figure(&own), floor.as_ref().map(figure));
+            };
+            beside(Measure::Cpu, &Fanout::cpu);
             if window == 1 {
-                add(Measure::LastP50, window, shown.last.value_at_quantile(0.5) as f64 / 1e6);
-                add(Measure::LastP99, window, shown.last.value_at_quantile(0.99) as f64 / 1e6);
-                add(Measure::AlwaysLast, window, shown.always_last);
-                add(Measure::Bytes, window, shown.bytes);
-                latency = Some(shown.any);
+                beside(Measure::LastP50, &|shown| shown.last(0.5));
+                beside(Measure::LastP99, &|shown| shown.last(0.99));
+                add(Measure::AlwaysLast, window, own.always_last(), None);
+                add(Measure::Bytes, window, own.bytes(), None);
+                latency = Some(own.any);
             }
         }
     }
     if plan.has(Part::Inbound) && sockets == plan.usual() && peer != Peer::Nchan {
-        add(Measure::Inbound, 0, inbound::measure(&mut load, server.pid, plan.time)?);
+        let time = plan.time / TURNS as u32;
+        let shown = take_turns(&mut stands, TURNS, |Stand { server, load }| {
+            inbound::measure(load, server.pid, time)
+        })?;
+        let mut medians = shown.iter().map(|turns| figures::summary(turns).map_or(0.0, |turns| turns.median));
+        add(Measure::Inbound, 0, medians.next().context("a contender")?, medians.next());
     }
+    let Stand { server, load } = &mut stands[0];
     if plan.has(Part::Direct) && peer == Peer::AlienAlert {
-        add(Measure::Direct, 0, direct::measure(&mut load, server.pid, plan.messages)?);
+        add(Measure::Direct, 0, direct::measure(load, server.pid, plan.messages)?, None);
     }
     if plan.has(Part::Neighbour) && sockets == plan.usual() && peer == Peer::AlienAlert {
-        add(Measure::SlowNeighbour, 0, neighbour::measure(&mut load, server.pid, plan.rounds(sockets, 1))?);
+        let ratio = neighbour::measure(load, server.pid, plan.rounds(sockets, 1))?;
+        add(Measure::SlowNeighbour, 0, ratio, None);
     }
     latency.map_or(Ok(()), |latency| figures.add_latency(sockets, peer, latency))
 }
 
+/// Connects sockets, and waits until nothing more comes.
+fn fill(stand: &mut Stand, sockets: usize) -> Result<()> {
+    stand.load.connect(stand.server.address, sockets, AT_ONCE)?;
+    stand.load.settle(Duration::from_millis(1500))
+}
+
+/// The same of each, one after the other, so many times: what the machine does meanwhile, it does to all.
+fn take_turns<T>(
+    stands: &mut [Stand],
+    times: usize,
+    mut turn: impl FnMut(&mut Stand) -> Result<T>,
+) -> Result<Vec<Vec<T>>> {
+    let mut taken: Vec<_> = stands.iter().map(|_| Vec::new()).collect();
+    for _ in 0..times {
+        for (stand, taken) in stands.iter_mut().zip(&mut taken) {
+            taken.push(turn(stand)?);
+        }
+    }
+    Ok(taken)
+}
+
 fn join(plan: &Plan, peer: Peer, figures: &mut Figures) -> Result<()> {
     stay_on(&[peer::LOAD_CORE])?;
-    let (server, ..) = open(peer, peer::SERVER_CORE)?;
-    let joins = joins::measure(&server, plan.joins)?;
+    let (stand, _) = open(peer, peer::SERVER_CORE)?;
+    let joins = joins::measure(&stand.server, plan.joins)?;
     let setting = Setting { sockets: plan.joins, window: 0 };
     eprintln!("{:12} joins {:.0}/s", peer.name(), joins.per_second);
     figures.add(Measure::Upgrades, setting, peer, joins.per_second);
@@ -117,7 +174,7 @@ fn scale(plan: &Plan, figures: &mut Figures) -> Result<()> {
     stay_on(&[0, 1])?;
     let mut rates = Vec::new();
     for cores in ["0", "0,1"] {
-        let (server, mut load, _) = open(Peer::AlienAlert, cores)?;
+        let (Stand { server, mut load }, _) = open(Peer::AlienAlert, cores)?;
         load.connect(server.address, plan.many, AT_ONCE)?;
         load.settle(Duration::from_millis(500))?;
         rates.push(cores::measure(&mut load, server.pid, 1)?);
@@ -146,7 +203,7 @@ fn soak_all(plan: &Plan, figures: &mut Figures) -> Result<()> {
 /// Memory in kB a socket after a time of traffic, at ten events a second.
 fn soak(plan: &Plan, peer: Peer) -> Result<f64> {
     stay_on(&[peer::LOAD_CORE])?;
-    let (server, mut load, before) = open(peer, peer::SERVER_CORE)?;
+    let (Stand { server, mut load }, before) = open(peer, peer::SERVER_CORE)?;
     load.connect(server.address, plan.many, AT_ONCE)?;
     let started = Instant::now();
     while started.elapsed() < plan.soak {
@@ -162,13 +219,13 @@ fn soak(plan: &Plan, peer: Peer) -> Result<f64> {
 }
 
 /// A server that has had one socket, so that what only the first one costs is no part of the rest.
-fn open(peer: Peer, cores: &str) -> Result<(Server, Load, Memory)> {
+fn open(peer: Peer, cores: &str) -> Result<(Stand, Memory)> {
     let server = peer.start(cores)?;
     let mut load = Load::new(server.dialect)?;
     load.connect(server.address, 1, 1)?;
     load.settle(Duration::from_millis(200))?;
     let memory = Memory::now(server.pid)?;
-    Ok((server, load, memory))
+    Ok((Stand { server, load }, memory))
 }
 
 /// Keeps this process on some cores.

@@ -51,6 +51,9 @@ impl Part {
     }
 }
 
+/// Files that are no sockets, at most.
+const OTHER_FILES: u64 = 100;
+
 pub struct Plan {
     parts: Vec<Part>,
     peers: Vec<Peer>,
@@ -70,6 +73,8 @@ pub struct Plan {
     /// How long inbound messages flow.
     pub time: Duration,
     pub soak: Duration,
+    /// That this process may have open; None is no limit.
+    pub files: Option<u64>,
     /// Where the results go.
     pub folder: PathBuf,
 }
@@ -89,6 +94,7 @@ impl Plan {
             messages: 20_000,
             time: Duration::from_secs(4),
             soak: Duration::from_secs(600),
+            files: rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum,
             folder: PathBuf::from(env!("CARGO_MANIFEST_DIR")),
         };
         let mut parser = lexopt::Parser::from_env();
@@ -155,6 +161,11 @@ impl Plan {
     /// Whose memory after a long time is a question.
     pub fn soaked(&self) -> impl Iterator<Item = Peer> + '_ {
         self.peers.iter().copied().filter(|peer| matches!(peer, Peer::AlienAlert | Peer::Bun))
+    }
+
+    /// Whether so many sockets can be open at once, and what else there is.
+    pub fn has_room_for(&self, sockets: usize) -> bool {
+        self.files.is_none_or(|files| sockets as u64 + OTHER_FILES <= files)
     }
 
     /// The number of sockets for what is asked at one number only.

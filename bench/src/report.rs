@@ -22,7 +22,10 @@ pub fn write(figures: &Figures, repeats: usize, folder: &Path) -> Result<()> {
     writeln!(
         text,
         "\nMedians of {repeats} alternated runs, the least and the most in brackets; after × what \
-         {} is of that (below 1 it is the smaller). Each server on core {}, the load on core {}. The floor is a bare loop of writes. `bench/run` makes this page.\n",
+         {} is of that (below 1 it is the smaller). Each server on core {}, the load on core {}. The floor is \
+         a bare loop of writes; where files allow, it stands beside each contender and takes turns with it while \
+         processor time and latency are measured, and × goes by what both were of the floor's: the machine's own \
+         pace changes by a third from one minute to the next. `bench/run` makes this page.\n",
         Peer::AlienAlert.name(),
         peer::SERVER_CORE,
         peer::LOAD_CORE,
@@ -42,7 +45,7 @@ fn behind(figures: &Figures) -> String {
     for &(measure, setting, peer) in figures.values.keys() {
         let own = figures.summary(measure, setting, Peer::AlienAlert);
         let (Some(own), Some(other)) = (own, figures.summary(measure, setting, peer)) else { continue };
-        let ratio = own.median / other.median;
+        let Some(ratio) = figures.ratio(measure, setting, peer) else { continue };
         let worse = match measure.better() {
             Better::Less => ratio > 1.0 + ALIKE,
             Better::More => ratio < 1.0 - ALIKE,
@@ -86,9 +89,8 @@ fn table(figures: &Figures, measure: Measure) -> String {
 fn cell(figures: &Figures, measure: Measure, setting: Setting, peer: Peer) -> String {
     let Some(one) = figures.summary(measure, setting, peer) else { return " |".into() };
     let mut cell = format!(" {} ({}–{})", number(one.median), number(one.least), number(one.most));
-    let own = figures.summary(measure, setting, Peer::AlienAlert);
-    if let Some(own) = own.filter(|_| peer != Peer::AlienAlert && one.median != 0.0) {
-        let _ = write!(cell, " ×{:.2}", own.median / one.median);
+    if let Some(ratio) = figures.ratio(measure, setting, peer).filter(|_| peer != Peer::AlienAlert) {
+        let _ = write!(cell, " ×{ratio:.2}");
     }
     cell + " |"
 }

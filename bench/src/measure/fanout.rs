@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use hdrhistogram::Histogram;
 
 use crate::figures;
@@ -17,18 +17,60 @@ const SLICE: usize = 16_000;
 
 /// What one run of rounds has shown.
 pub struct Fanout {
-    /// Processor time of the server for each delivery, in µs: the median of many slices of the run, so
-    /// that what else the machine does now and then does not show.
-    pub cpu: f64,
+    /// Processor time of the server for each delivery, in µs, by slice.
+    slices: Vec<f64>,
     /// From the publish to the last socket's having an event, in ns.
-    pub last: Histogram<u64>,
+    last: Histogram<u64>,
     /// The same to any socket.
     pub any: Histogram<u64>,
-    /// Of the rounds, how many the unluckiest socket spent in the last tenth: a tenth is fair, 1 is
-    /// always the same ones.
-    pub always_last: f64,
-    /// The mean event, frame not counted.
-    pub bytes: f64,
+    /// By socket, for how many events it was in the last tenth.
+    late: Vec<u32>,
+    events: u32,
+    /// Of all that was delivered, frames not counted.
+    bytes: usize,
+    deliveries: usize,
+}
+
+impl Fanout {
+    /// The median of the slices, so that what else the machine does now and then does not show.
+    pub fn cpu(&self) -> f64 {
+        figures::summary(&self.slices).map_or(0.0, |slices| slices.median)
+    }
+
+    /// From the publish to the last socket, in ms.
+    pub fn last(&self, quantile: f64) -> f64 {
+        self.last.value_at_quantile(quantile) as f64 / 1e6
+    }
+
+    /// For what part of the events the unluckiest socket was in the last tenth: a tenth is fair, 1 is always
+    /// the same ones.
+    pub fn always_last(&self) -> f64 {
+        f64::from(self.late.iter().copied().max().unwrap_or_default()) / f64::from(self.events)
+    }
+
+    /// The mean event, in bytes.
+    pub fn bytes(&self) -> f64 {
+        self.bytes as f64 / self.deliveries as f64
+    }
+
+    /// What several runs with the same sockets have shown together.
+    pub fn sum(runs: Vec<Self>) -> Result<Self> {
+        let mut runs = runs.into_iter();
+        let mut sum = runs.next().context("a run")?;
+        runs.try_for_each(|run| sum.add(run))?;
+        Ok(sum)
+    }
+
+    fn add(&mut self, other: Self) -> Result<()> {
+        self.slices.extend(other.slices);
+        self.last.add(other.last)?;
+        self.any.add(other.any)?;
+        self.late.iter_mut().zip(other.late).for_each(|(late, other)| *late += other);
+        self.events += other.events;
+        self.bytes += other.bytes;
+        self.deliveries += other.deliveries;
+        Ok(())
+    }
 }
 
 /// Publishes `window` events at once through one socket and waits until every socket has heard all of
@@ -87,12 +129,6 @@ pub fn measure(load: &mut Load, pid: u32, window: usize, rounds: usize) -> Resul
             (before, slice) = (now, 0);
         }
     }
-    let events = (window * rounds) as u32;
-    Ok(Fanout {
-        cpu: figures::summary(&slices).map_or(0.0, |slices| slices.median),
-        last,
-        any,
-        always_last: f64::from(late.into_iter().max().unwrap_or_default()) / f64::from(events),
-        bytes: bytes as f64 / (sockets as f64 * f64::from(events)),
-    })
+    let events = window * rounds;
+    Ok(Fanout { slices, last, any, late, events: events as u32, bytes, deliveries: sockets * events })
 }
