@@ -157,6 +157,7 @@ async fn accept_all<R: Reply + 'static>(
         let task = tokio::spawn(async move {
             // Hyper would begin with a buffer, and with a read that finds nothing.
             let speaks = select! {
+                biased;
                 readable = timeout(HEADER_TIME, stream.readable()) => matches!(readable, Ok(Ok(()))),
                 () = stop.cancelled() => false,
             };
@@ -188,6 +189,8 @@ async fn converse<R: Reply + 'static>(
     });
     let mut connection = http.serve_connection(TokioIo::new(stream), service);
     let ended = select! {
+        // In this order, so that one that is soon taken over sets no clock.
+        biased;
         ended = &mut connection => ended,
         Ok(taker) = taken => {
             let parts = connection.into_parts();

@@ -357,7 +357,11 @@ impl Shard {
     }
 
     fn join(&mut self, id: SocketId, arrival: Arrival) {
-        let Arrival { stream, answer, early, greeting, member, presence, place } = arrival;
+        let Arrival { stream, mut answer, early, mut greeting, member, presence, place } = arrival;
+        // What is in one piece is short: with the answer it is one for the system too.
+        if let [piece] = greeting.parts.as_mut_slice() {
+            answer = [answer, mem::take(piece)].concat().into();
+        }
         let config = &member.relay.config;
         let (now, limit) = (self.now, config.limits.outbox_bytes);
         let mut socket = Socket::new(stream, member.outbox.clone(), answer, &self.log, now);

@@ -56,7 +56,7 @@ async fn a_log_that_nobody_reads_stops_nobody() {
     // Until more lines wait than may, and as long again.
     for most in [1, 1_000] {
         until(&format!("{most} lines dropped"), async || {
-            Client::connect(port, "/ws").await.alert(json!({})).await;
+            Box::pin(async { Client::connect(port, "/ws").await.alert(json!({})).await }).await;
             (dropped().await >= most).then_some(())
         })
         .await;

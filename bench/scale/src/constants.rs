@@ -56,13 +56,13 @@ const CPU: &str = "Processor time per delivery, µs";
 
 pub const DELIVERY: Constant = measured(
     "processor time of a delivery, one event at a time",
-    4.82,
+    4.68,
     "µs",
     CPU,
     "8000 sockets, 1 at a time",
 );
 pub const DELIVERY_OF_8: Constant =
-    measured("the same of each where eight wait", 0.598, "µs", CPU, "8000 sockets, 8 at a time");
+    measured("the same of each where eight wait", 0.599, "µs", CPU, "8000 sockets, 8 at a time");
 pub const DELIVERY_OF_32: Constant =
     measured("the same where 32 wait", 0.159, "µs", CPU, "8000 sockets, 32 at a time");
 pub const FRAME: Constant = measured(
@@ -74,21 +74,21 @@ pub const FRAME: Constant = measured(
 );
 pub const JOINS: Constant = measured(
     "sockets that one VM takes in where thousands come at once",
-    17_780.0,
+    33_660.0,
     "a second",
     "Sockets that join at once: upgrades a second",
     "10000 sockets",
 );
 pub const PROCESS_MEMORY: Constant = measured(
     "an idle socket in the process, at 8,000",
-    2.36,
+    1.38,
     "kB",
     "Memory (PSS) per idle socket, kB",
     "8000 sockets",
 );
 pub const KERNEL_MEMORY: Constant = measured(
     "the same in the kernel",
-    4.57,
+    4.03,
     "kB",
     "Kernel memory per end of an idle socket, kB",
     "8000 sockets",
