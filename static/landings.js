@@ -36,7 +36,14 @@ export class Landings {
   #regions = new Set();
   #loading = true;
   #draw = paced(() => this.#drawList());
-  #tick = paced(() => this.#inSight.forEach((leaf) => this.#showAges(leaf)));
+  /** Leaves whose ages are to be shown anew, one at a time. */
+  #aging = [];
+  #tick = paced(() => {
+    const leaf = this.#aging.pop();
+    if (!leaf) return;
+    this.#showAges(leaf);
+    this.#tick();
+  });
 
   constructor() {
     this.#filter.addEventListener("change", () => {
@@ -50,7 +57,10 @@ export class Landings {
       this.#inSight.add(target);
       this.#showAges(target);
     }, true);
-    setInterval(this.#tick, 1_000);
+    setInterval(() => {
+      this.#aging = [...this.#inSight];
+      this.#tick();
+    }, 1_000);
     this.#draw();
   }
 
