@@ -60,7 +60,7 @@ function hearLanding(event, { caughtUp }) {
   landings.note(event.id, { own, caughtUp, took, path: words.landing.path(from, here, legs) });
   showJourney({ legs, from, to: here, took });
   const between = legs[1] === undefined || legs[2] === undefined ? undefined : legs[1] + legs[2];
-  map.showLanding(event, { live: true, here, took: between });
+  map.showLanding(event, { live: true, own, here, took: between });
   const place = nameOf(event);
   announcer.landing(place);
   sound.landing();

@@ -1,13 +1,14 @@
 /**
  * The red button: what becomes of a press, step by step, and what happens to one that can't go out.
  *
- * A press without a connection is held back and goes out by itself when there is one; a second press
- * takes it back. So does one whose connection broke before the answer: it keeps its id, so the server
+ * A press without a connection is held back and goes out by itself when there is one in time; a second
+ * press takes it back. So does one whose connection broke before the answer: it keeps its id, so the server
  * counts it once, whatever became of it.
  */
 
 import { element, oncePerFrame, setText } from "./dom.js";
 import { randomId } from "./client.js";
+import { Held } from "./held.js";
 import * as words from "./words.js";
 
 /** The way of a press; each is seen in its own light below the button. */
@@ -24,7 +25,7 @@ export class Button {
   /** The press that the page tells of. */
   #latest;
   /** What goes out with the next connection. */
-  #held;
+  #held = new Held((alarm) => this.#giveUp(alarm));
   /** One that was not confirmed: pressing again sends the same event. */
   #unconfirmed;
   /** Each step is to be seen, however fast the next one is: for a frame at least. */
@@ -48,9 +49,9 @@ export class Button {
   hear({ id }) {
     const pressed = this.#pressed.get(id);
     this.#pressed.delete(id);
-    if (pressed && this.#held?.id === id) {
+    if (pressed && this.#held.alarm?.id === id) {
       // It was out before the connection broke.
-      this.#held = undefined;
+      this.#held.drop();
       this.#say("");
       this.#show("heard");
     }
@@ -59,8 +60,8 @@ export class Button {
   }
 
   #press() {
-    if (this.#held) {
-      this.#held = undefined;
+    if (this.#held.alarm) {
+      this.#held.drop();
       this.#show("offline");
       return this.#say(words.takenBack);
     }
@@ -70,15 +71,23 @@ export class Button {
     const same = this.#unconfirmed && JSON.stringify(this.#unconfirmed.data) === JSON.stringify(data);
     const id = same ? this.#unconfirmed.id : randomId();
     this.#unconfirmed = undefined;
-    const alarm = { id, data };
+    const alarm = { id, data, at: Date.now() };
     if (this.#client.state === "connected") this.#send(alarm);
     else this.#hold(alarm, words.heldBack);
   }
 
   #hold(alarm, why) {
-    this.#held = alarm;
+    this.#held.hold(alarm, alarm.at);
     this.#show("held");
     this.#say(why);
+  }
+
+  /** Its time is over. One that went out and was not answered may have been heard. */
+  #giveUp(alarm) {
+    const wasSent = this.#pressed.delete(alarm.id);
+    if (wasSent) this.#unconfirmed = alarm;
+    this.#show("refused");
+    this.#say(wasSent ? words.refusal({ code: "timeout" }) : words.tooLate);
   }
 
   async #send(alarm) {
@@ -138,8 +147,7 @@ export class Button {
   #showConnection() {
     const state = this.#button.dataset.state;
     if (this.#client.state === "connected") {
-      const held = this.#held;
-      this.#held = undefined;
+      const held = this.#held.take();
       if (held) {
         this.#say("");
         this.#send(held);

@@ -34,3 +34,36 @@ export function oncePerFrame(draw) {
     });
   };
 }
+
+/** A second has twenty of these: of more changes of a text or a list the eye sees none. */
+const PACE = 50;
+
+const turns = [];
+
+function takeTurn() {
+  const turn = turns.shift();
+  if (turns.length) requestAnimationFrame(takeTurn);
+  turn();
+}
+
+/**
+ * As `oncePerFrame`, for what may be asked for with each landing: at once, and then twenty times a second. Of
+ * all who draw so one has its turn in each frame, and no frame has too much to do.
+ */
+export function paced(draw) {
+  let asked = false;
+  let drawn = -Infinity;
+  const turn = () => {
+    asked = false;
+    drawn = performance.now();
+    draw();
+  };
+  const queue = () => turns.push(turn) === 1 && requestAnimationFrame(takeTurn);
+  return () => {
+    if (asked) return;
+    asked = true;
+    const wait = drawn + PACE - performance.now();
+    if (wait > 0) setTimeout(queue, wait);
+    else queue();
+  };
+}

@@ -6,7 +6,7 @@
  * so no leg is less than 0, and together they are the whole way.
  */
 
-import { element, oncePerFrame, setText } from "./dom.js";
+import { element, paced, setText } from "./dom.js";
 import { duration, journey as words } from "./words.js";
 
 /**
@@ -33,7 +33,7 @@ export function legsOf({ timestamp, published, received }, { pressedAt, heardAt 
 }
 
 let latest;
-const draw = oncePerFrame(() => {
+const draw = paced(() => {
   const { legs, from, to, took } = latest;
   setText(element("journey-from"), words.vm(from));
   setText(element("journey-to"), words.vm(to));

@@ -1,23 +1,24 @@
 /**
  * The list of landings, newest first.
  *
- * It keeps up with fifty a second and a thousand of them: whatever came is drawn once a frame, a frame draws
- * a bounded number of new ones, and the document holds as many as were scrolled to. What is out of sight is
- * neither laid out nor counted older.
+ * All thousand are in the document, for the browser's search and for screen readers, and fifty more a second
+ * are little work: new rows are drawn twenty times a second, a bounded number at a time, and they stand in
+ * leaves, of which the browser neither lays out nor paints those that are out of sight. So a new row moves
+ * its own leaf's rows and some fifty leaves, not a thousand rows.
  */
 
-import { element, foreign, line, oncePerFrame, setText } from "./dom.js";
+import { element, foreign, line, paced, setText } from "./dom.js";
 import { placeGiven } from "./map.js";
 import * as words from "./words.js";
 
-/** On the list at first, and more each time that its end comes near: each one at the top moves all below. */
-const PAGE = 75;
-/** New ones a frame: many enough that a catch-up shows at once, few enough that a slow phone goes on. */
-const PER_FRAME = 50;
+/** Rows of a leaf. */
+const LEAF = 20;
+/** Leaves at the top that are always laid out. */
+const FIRST = 2;
+/** New rows at a time: enough that a catch-up shows at once, few enough that a slow phone goes on. */
+const AT_A_TIME = 25;
 /** More than the client keeps events. */
 const REMEMBERED = 2_000;
-/** That many a second are seen to come in; of more, the eye could follow none. */
-const NEWS = 5;
 /** Regions to choose from: more than there are. */
 const REGIONS = 200;
 
@@ -26,27 +27,40 @@ export class Landings {
   #empty = element("empty");
   #filter = element("region");
   /** What is on the list, by the event's id. */
-  #items = new Map();
+  #rows = new Map();
+  /** Leaves that are in sight. */
+  #inSight = new Set();
   /** How landings were heard, by the event's id; those from before a reload have none. */
   #how = new Map();
   #events = [];
   #regions = new Set();
   #loading = true;
-  #most = PAGE;
-  /** Seen to come in, in this second. */
-  #news = 0;
-  #draw = oncePerFrame(() => this.#drawList());
+  #draw = paced(() => this.#drawList());
+  /** Leaves whose ages are to be shown anew, one at a time. */
+  #aging = [];
+  #tick = paced(() => {
+    const leaf = this.#aging.pop();
+    if (!leaf) return;
+    this.#showAges(leaf);
+    this.#tick();
+  });
 
   constructor() {
-    this.#filter.addEventListener("change", () => this.#draw());
+    this.#filter.addEventListener("change", () => {
+      this.#list.replaceChildren();
+      this.#rows.clear();
+      this.#inSight.clear();
+      this.#draw();
+    });
     this.#list.addEventListener("contentvisibilityautostatechange", ({ target, skipped }) => {
-      const item = this.#items.get(target.dataset.id);
-      if (!item) return;
-      item.inSight = !skipped;
-      if (item.inSight) showAge(item);
+      if (skipped) return this.#inSight.delete(target);
+      this.#inSight.add(target);
+      this.#showAges(target);
     }, true);
-    this.#list.parentElement.addEventListener("scroll", ({ target }) => this.#scrolled(target));
-    setInterval(() => this.#tick(), 1_000);
+    setInterval(() => {
+      this.#aging = [...this.#inSight];
+      this.#tick();
+    }, 1_000);
     this.#draw();
   }
 
@@ -61,11 +75,7 @@ export class Landings {
 
   /** @param events all that there are, oldest first */
   show(events) {
-    const alerts = events.filter(({ type }) => type === "alert");
-    // One came to a full list, or any number to one that fills.
-    const fresh = alerts.length === this.#events.length ? alerts.slice(-PER_FRAME) : alerts;
-    for (const event of fresh) this.#offer(regionOf(event));
-    this.#events = alerts;
+    this.#events = events;
     this.#draw();
   }
 
@@ -77,45 +87,79 @@ export class Landings {
 
   #drawList() {
     const region = this.#filter.value;
-    const all = region ? this.#events.filter((event) => regionOf(event) === region) : this.#events;
-    const wanted = all.slice(-this.#most).reverse();
+    const alerts = this.#events.filter(({ type }) => type === "alert");
+    for (const event of alerts) this.#offer(regionOf(event));
+    const wanted = region ? alerts.filter((event) => regionOf(event) === region) : alerts;
     const empty = this.#loading ? words.list.loading : region ? words.list.noneFrom(region) : words.list.empty;
     setText(this.#empty, empty);
     this.#empty.hidden = wanted.length > 0;
-    let room = PER_FRAME;
-    let next = this.#list.firstElementChild;
-    for (const event of wanted) {
-      let item = this.#items.get(event.id);
-      if (!item && room-- === 0) return this.#draw();
-      item ??= this.#add(event);
-      if (item.node === next) next = next.nextElementSibling;
-      else this.#list.insertBefore(item.node, next);
+    const fresh = this.#addMissing(wanted);
+    // One by one they are seen to come in; of more at once the eye could follow none.
+    if (fresh.length === 1) fresh[0].classList.add("new");
+    this.#dropOldest(wanted.length);
+  }
+
+  /** Those that are not on the list yet, a bounded number; the rows of what just happened. */
+  #addMissing(wanted) {
+    const fresh = [];
+    let room = AT_A_TIME;
+    let newer;
+    for (let index = wanted.length - 1; index >= 0 && room > 0; index--) {
+      const event = wanted[index];
+      const known = this.#rows.get(event.id);
+      newer = known ?? this.#add(event, newer);
+      if (known) continue;
+      room--;
+      const how = this.#how.get(event.id);
+      // It is news once, not again when a filter brings it back.
+      if (how?.caughtUp === false && !how.shown) fresh.push(newer);
+      if (how) how.shown = true;
     }
-    while (this.#list.childElementCount > wanted.length) {
-      const last = this.#list.lastElementChild;
-      this.#items.delete(last.dataset.id);
-      last.remove();
+    if (room === 0) this.#draw();
+    return fresh;
+  }
+
+  /** A row after the newer one, or at the top. */
+  #add(event, newer) {
+    const row = landing(event, this.#how.get(event.id));
+    this.#rows.set(event.id, row);
+    const leaf = newer?.parentElement ?? this.#list.firstElementChild;
+    const full = !leaf || (leaf.childElementCount >= LEAF && (!newer || newer === leaf.lastElementChild));
+    if (full) this.#addLeaf(row, newer && leaf);
+    else if (newer) newer.after(row);
+    else leaf.prepend(row);
+    return row;
+  }
+
+  #addLeaf(row, before) {
+    const leaf = document.createElement("ol");
+    leaf.role = "presentation";
+    leaf.append(row);
+    if (before) before.after(leaf);
+    else this.#list.prepend(leaf);
+    this.#inSight.add(leaf);
+    // Whether the first ones are in sight is no question, and to ask it is work.
+    for (const rest of [...this.#list.children].slice(FIRST)) {
+      if (rest.className) continue;
+      rest.className = "rest";
+      this.#inSight.delete(rest);
     }
   }
 
-  #add(event) {
-    const how = this.#how.get(event.id);
-    const node = landing(event, how);
-    // It is news once, not again when a filter brings it back.
-    if (how?.caughtUp === false && !how.shown && this.#news++ < NEWS) node.classList.add("new");
-    if (how) how.shown = true;
-    const age = line("span", "", "age");
-    node.querySelector(".details").append(age);
-    const item = { node, age, timestamp: event.timestamp, inSight: true };
-    showAge(item);
-    this.#items.set(event.id, item);
-    return item;
+  #dropOldest(most) {
+    while (this.#rows.size > most) {
+      const leaf = this.#list.lastElementChild;
+      const row = leaf.lastElementChild;
+      this.#rows.delete(row.dataset.id);
+      row.remove();
+      if (leaf.childElementCount > 0) continue;
+      this.#inSight.delete(leaf);
+      leaf.remove();
+    }
   }
 
-  #scrolled({ scrollTop, scrollHeight, clientHeight }) {
-    if (scrollTop === 0) this.#most = PAGE;
-    else if (scrollHeight - scrollTop < 2 * clientHeight && this.#list.childElementCount === this.#most) this.#most += PAGE;
-    this.#draw();
+  #showAges(leaf) {
+    for (const row of leaf.children) setText(row.querySelector(".age"), words.age(Number(row.dataset.at)));
   }
 
   /** One more region to choose, by the city's name. */
@@ -126,11 +170,6 @@ export class Landings {
     option.value = region;
     const after = [...this.#filter.options].slice(1).find(({ text }) => text > option.text);
     this.#filter.add(option, after ?? null);
-  }
-
-  #tick() {
-    this.#news = 0;
-    for (const item of this.#items.values()) if (item.inSight) showAge(item);
   }
 }
 
@@ -147,25 +186,21 @@ export function nameOf(event) {
 
 function landing(event, how) {
   const region = regionOf(event);
-  const node = document.createElement("li");
-  node.dataset.id = event.id;
-  node.dataset.region = region;
-  node.append(foreign("strong", nameOf(event)));
-  if (event.data?.note) node.append(foreign("p", event.data.note, "note"));
-  const details = line("p", "", "details");
-  const facts = [
-    [words.landing.from(region), "from"],
-    how?.took !== undefined && [words.landing.took(how.took, how.own), "took"],
-    how?.own && [words.landing.own, "yours"],
-    how?.caughtUp && [words.landing.caughtUp, "caught-up"],
-  ];
-  for (const fact of facts) if (fact) details.append(line("span", ...fact), " ");
-  node.append(details);
-  if (how?.path) node.append(line("p", how.path, "path"));
-  node.classList.toggle("own", how?.own === true);
-  return node;
-}
-
-function showAge({ age, timestamp }) {
-  setText(age, words.age(timestamp));
+  const row = document.createElement("li");
+  row.role = "listitem";
+  row.dataset.id = event.id;
+  row.dataset.region = region;
+  row.dataset.at = event.timestamp;
+  row.append(foreign("strong", nameOf(event)));
+  if (event.data?.note) row.append(foreign("p", event.data.note, "note"));
+  const details = line("p", words.landing.from(region), "details");
+  if (how?.took !== undefined) details.append(` ${words.landing.took(how.took, how.own)}`);
+  if (how?.own) details.append(" ", line("span", words.landing.own, "yours"));
+  if (how?.caughtUp) details.append(" ", line("span", words.landing.caughtUp, "caught-up"));
+  details.append(" ", line("span", words.age(event.timestamp), "age"));
+  row.append(details);
+  if (how?.path) row.append(line("p", how.path, "path"));
+  row.classList.toggle("own", how?.own === true);
+  row.classList.toggle("tall", /\p{M}{3}/u.test(row.textContent));
+  return row;
 }

@@ -3,11 +3,12 @@
  * it here, and the fleet as lights.
  *
  * The projection is equirectangular, the same as of world.svg: longitude and latitude are x and y, so a
- * click is a place. All marks are bounded, whatever comes: under a flood the newest are shown. They are
- * elements moved by transforms alone, which the browser animates beside the page's own work.
+ * click is a place. All that is on it is bounded, whatever comes: under a flood the newest landings are
+ * marks, used again and again, and of the ripples and lines each is left to be seen. Those are elements
+ * moved by transforms and opacity alone, which the browser animates beside the page's own work.
  */
 
-import { line, oncePerFrame, setText } from "./dom.js";
+import { line, paced, setText } from "./dom.js";
 import { placeOfRegion } from "./regions.js";
 import { duration, fleet as words } from "./words.js";
 
@@ -16,9 +17,11 @@ const NORTH = 84;
 const SOUTH = -56;
 
 const MARKS = 40;
-/** Of those the newest that are still in motion. */
-const LIVE = 5;
-const LINES = 5;
+/** Saucers with their waves, and lines: as many at a time, so a flood moves no more than that. */
+const LIVE = 3;
+const LINES = 3;
+/** So long is each of them left to be seen (ms): what comes meanwhile to a map that is full is a mark only. */
+const SEEN = 2_000;
 const LIGHTS = 500;
 /** From here on a light's name stands before it, or it would be cut off at the map's edge. */
 const EAST = 0.92;
@@ -64,20 +67,26 @@ export class WorldMap {
   #marks;
   #lines;
   #lights;
+  #saucers;
   #label;
   #spot;
+  /** How many landings there were; the next one takes the oldest one's mark. */
+  #count = 0;
+  /** What is in motion, oldest first, and since when. */
+  #live = [];
+  #ways = [];
   /** By the VM's id. */
   #lit = new Map();
   #vms = 0;
   #waiting = [];
-  #draw = oncePerFrame(() => this.#drawLandings());
+  #draw = paced(() => this.#drawLandings());
 
   /** @param {(place: {lat: number, lon: number}) => void} pick hears of clicks */
   constructor(root, pick) {
     this.#root = root;
     const part = (name) => root.querySelector(`.${name}`);
     [this.#marks, this.#lines, this.#lights] = [part("marks"), part("lines"), part("lights")];
-    [this.#label, this.#spot] = [part("way"), part("spot")];
+    [this.#saucers, this.#label, this.#spot] = [part("saucers"), part("way"), part("spot")];
     root.addEventListener("click", ({ clientX, clientY }) => {
       const { left, top, width, height } = root.getBoundingClientRect();
       pick(placeAt({ x: (clientX - left) / width, y: (clientY - top) / height }));
@@ -86,8 +95,8 @@ export class WorldMap {
 
   /**
    * @param event an alert
-   * @param {{live: boolean, here?: string, took?: number}} how only one that comes just now makes waves;
-   *   the region of this page's VM, and the ms from VM to VM
+   * @param {{live: boolean, own?: boolean, here?: string, took?: number}} how only one that comes just now
+   *   makes waves; whether it was pressed here, the region of this page's VM, and the ms from VM to VM
    */
   showLanding(event, how) {
     this.#waiting.push({ event, how });
@@ -110,14 +119,11 @@ export class WorldMap {
       alive.add(instance);
       const neighbours = regions.get(region) ?? 0;
       regions.set(region, neighbours + 1);
-      const light = this.#lightOf(instance);
-      const position = positionOf(place);
-      put(light, position);
-      light.classList.toggle("east", position.x > EAST);
+      const light = this.#lightOf(instance, positionOf(place));
       // Twice the sockets, one step more.
-      light.style.setProperty("--size", (1 + Math.log2(1 + Math.max(0, Number(clients) || 0)) / 3).toFixed(2));
-      light.style.setProperty("--turn", `${neighbours * 137.5}deg`);
-      light.style.setProperty("--away", neighbours && Math.sqrt(neighbours).toFixed(2));
+      setStyle(light, "--size", (1 + Math.log2(1 + Math.max(0, Number(clients) || 0)) / 3).toFixed(2));
+      setStyle(light, "--turn", `${neighbours * 137.5}deg`);
+      setStyle(light, "--away", neighbours && Math.sqrt(neighbours).toFixed(2));
       // One's own machine needs no name, and neighbours have it already.
       setText(light, neighbours || region.length !== 3 ? "" : region);
       light.classList.toggle("here", instance === own);
@@ -134,11 +140,13 @@ export class WorldMap {
     if (place) put(this.#spot, positionOf(place));
   }
 
-  #lightOf(instance) {
+  #lightOf(instance, position) {
     const known = this.#lit.get(instance);
     if (known) return known;
     const light = line("span", "", "light");
     light.dataset.instance = instance;
+    put(light, position);
+    light.classList.toggle("east", position.x > EAST);
     this.#lit.set(instance, light);
     this.#lights.append(light);
     return light;
@@ -154,18 +162,30 @@ export class WorldMap {
     for (const { event, how } of this.#waiting) {
       const place = placeOfLanding(event);
       if (!place) continue;
-      const mark = line("span", "", how.live ? "mark live" : "mark");
-      mark.dataset.id = event.id;
-      put(mark, positionOf(place));
-      this.#marks.append(mark);
-      if (how.live) this.#drawWay(event, how);
+      const position = positionOf(place);
+      this.#mark(event.id, position);
+      if (!how.live) continue;
+      this.#enliven(event.id, position, how.own);
+      this.#drawWay(event, how);
     }
     this.#waiting = [];
-    const live = this.#marks.getElementsByClassName("live");
-    while (live.length > LIVE) live[0].classList.remove("live");
-    while (this.#marks.childElementCount > MARKS) this.#marks.firstElementChild.remove();
-    while (this.#lines.childElementCount > LINES) this.#lines.firstElementChild.remove();
     this.#describe();
+  }
+
+  #mark(id, position) {
+    const mark = this.#marks.children[this.#count++ % MARKS] ?? this.#marks.appendChild(line("span", "", "mark"));
+    mark.dataset.id = id;
+    put(mark, position);
+  }
+
+  /** One's own is waited for, and always shown. */
+  #enliven(id, position, own) {
+    if (!hasRoom(this.#live, LIVE, own)) return;
+    const saucer = line("span", "", "mark live");
+    saucer.dataset.id = id;
+    put(saucer, position);
+    this.#saucers.append(saucer);
+    this.#live.push({ node: saucer, since: performance.now() });
   }
 
   /** An arc from the VM that took it to this page's; a loop where they are in one place. */
@@ -176,6 +196,11 @@ export class WorldMap {
     const [from, to] = ends.map(positionOf).map(({ x, y }) => ({ x: x * 360, y: y * (NORTH - SOUTH) }));
     const far = Math.hypot(to.x - from.x, to.y - from.y);
     const top = { x: (from.x + to.x) / 2, y: Math.max(-20, (from.y + to.y) / 2 - far * 0.35) };
+    const middle = { x: top.x, y: far < 1 ? from.y - 23 : (from.y + 2 * top.y + to.y) / 4 };
+    setText(this.#label, took === undefined ? "" : duration(took));
+    put(this.#label, { x: middle.x / 360, y: Math.max(0.04, middle.y / (NORTH - SOUTH)) });
+
+    if (!hasRoom(this.#ways, LINES)) return;
     const path = document.createElementNS(SVG, "path");
     const curve = far < 1 ? `c-16-24 16-24 0 0` : `Q${top.x} ${top.y} ${to.x} ${to.y}`;
     path.setAttribute("d", `M${from.x} ${from.y}${curve}`);
@@ -183,10 +208,7 @@ export class WorldMap {
     path.dataset.to = here;
     path.addEventListener("animationend", () => path.remove());
     this.#lines.append(path);
-
-    const middle = { x: (from.x + to.x) / 2, y: far < 1 ? from.y - 23 : (from.y + 2 * top.y + to.y) / 4 };
-    setText(this.#label, took === undefined ? "" : duration(took));
-    put(this.#label, { x: middle.x / 360, y: Math.max(0.04, middle.y / (NORTH - SOUTH)) });
+    this.#ways.push({ node: path, since: performance.now() });
   }
 
   #describe() {
@@ -194,8 +216,21 @@ export class WorldMap {
   }
 }
 
-/** By custom properties, which a strict Content-Security-Policy allows; the style sheet does the rest. */
+/** Whether one more can be shown: where there are as many as may be, the oldest goes if it was seen, or must. */
+function hasRoom(shown, most, must = false) {
+  if (shown.length < most) return true;
+  if (!must && performance.now() - shown[0].since < SEEN) return false;
+  shown.shift().node.remove();
+  return true;
+}
+
+/** Of the map, whatever its size. A strict Content-Security-Policy allows it to scripts. */
 function put(node, { x, y }) {
-  node.style.setProperty("--x", x.toFixed(5));
-  node.style.setProperty("--y", y.toFixed(5));
+  node.style.left = `${(x * 100).toFixed(3)}%`;
+  node.style.top = `${(y * 100).toFixed(3)}%`;
+}
+
+/** Only where it changed: most lights are as they were. */
+function setStyle(node, name, value) {
+  if (node.style.getPropertyValue(name) !== String(value)) node.style.setProperty(name, value);
 }

@@ -27,9 +27,11 @@ function showConnection({ state, greeting, nextAttempt }, say) {
   }[state];
   const connection = element("connection");
   // It ticks for the eye only; the ear hears of changes.
-  if (connection.dataset.state !== state) say(text);
+  if (connection.dataset.state !== state) {
+    connection.dataset.state = state;
+    say(text);
+  }
   setText(connection, text);
-  connection.dataset.state = state;
   setText(element("vm"), state === "connected" ? words.short(greeting.instance) : words.UNKNOWN);
   setText(element("vm-region"), state === "connected" ? city(greeting.region) : words.UNKNOWN);
   if (state !== "connected") setText(element("round-trip"), words.UNKNOWN);
@@ -42,11 +44,20 @@ function showFleet(instances, own, more = 0) {
   // Those of VMs that are only counted are not told.
   setText(element("sockets"), sockets.toLocaleString("en") + (more ? "+" : ""));
   setText(element("vms"), (instances.length + more).toLocaleString("en"));
-  element("fleet").replaceChildren(...instances.slice(0, ROWS).map((vm) => row(vm, vm.instance === own)));
+  // Rows are used again: most of a fleet is as it was.
+  const rows = element("fleet");
+  const shown = instances.slice(0, ROWS);
+  while (rows.childElementCount > shown.length) rows.lastElementChild.remove();
+  shown.forEach((vm, index) => fill(rows.children[index] ?? rows.appendChild(row()), vm, vm.instance === own));
 }
 
-function row({ instance, region, clients, roundTripMs }, here) {
+function row() {
   const item = document.createElement("li");
+  item.append(line("strong", ""), line("span", "", "details"));
+  return item;
+}
+
+function fill(item, { instance, region, clients, roundTripMs }, here) {
   item.dataset.instance = instance;
   item.classList.toggle("here", here);
   const facts = [
@@ -55,6 +66,6 @@ function row({ instance, region, clients, roundTripMs }, here) {
     roundTripMs != null && words.fleet.roundTrip(roundTripMs),
     here && words.fleet.here,
   ];
-  item.append(line("strong", city(region)), line("span", facts.filter(Boolean).join(" · "), "details"));
-  return item;
+  setText(item.firstChild, city(region));
+  setText(item.lastChild, facts.filter(Boolean).join(" · "));
 }

@@ -1,11 +1,14 @@
 /**
  * All that the page says while it runs, in English. What stands on it from the beginning is in
- * index.html, so that the first paint has it. These two are all there is to translate.
+ * index.html, so that the first paint has it. These two are all there is to translate; what is in both
+ * is held to be the same by a test.
  */
 
 import { city } from "./regions.js";
 
-const plural = (count, one, many = `${one}s`) => `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
+const number = new Intl.NumberFormat("en");
+
+const plural = (count, one, many = `${one}s`) => `${number.format(count)} ${count === 1 ? one : many}`;
 
 /** What is not known. */
 export const UNKNOWN = "—";
@@ -30,10 +33,12 @@ export const press = {
 };
 
 export const heldBack =
-  "Held back: there is no connection. It goes out by itself as soon as there is one. Press again to take it back.";
+  "Held back: there is no connection. It goes out by itself if there is one within 2 minutes. Press again to take it back.";
 export const heldAgain =
-  "The connection broke before the answer. It goes out again by itself, and counts once. Press again to take it back.";
+  "The connection broke before the answer. It goes out again by itself within 2 minutes, and counts once. Press again to take it back.";
 export const takenBack = "Taken back: nothing was sent.";
+export const tooLate =
+  "Not sent: there was no connection for 2 minutes, and a landing is news only while it is fresh. Press again if it still is.";
 
 /** Why the alarm was refused, by the error's code. */
 export function refusal({ code, message }) {

@@ -85,6 +85,32 @@ async fn what_is_pressed_while_offline_is_held_back_and_goes_out_once_or_is_take
 }
 
 #[tokio::test]
+async fn what_is_held_back_for_too_long_is_not_sent_and_that_is_said() {
+    let vm = Vm::alone(&[]).await;
+    let driver = Driver::start().await;
+    let page = open(&driver, &vm).await;
+    page.set_offline(true).await;
+    page.wait_for("#connection[data-state=offline]").await;
+    page.click("#press").await;
+    page.wait_for("#press[data-state=held]").await;
+    let said = page.text("#message").await;
+    assert!(said.contains("within 2 minutes"), "{said}");
+    // As for a machine that slept: its clock goes on, its timers did not.
+    page.run("const { now } = Date; Date.now = () => now() + 120_000").await;
+    page.set_offline(false).await;
+    page.wait_for("#press[data-state=refused]").await;
+    assert_eq!(page.text("#progress").await, "Not sent");
+    let said = page.text("#message").await;
+    assert!(said.contains("no connection for 2 minutes"), "{said}");
+    page.connected().await;
+    page.click("#press").await;
+    page.wait_for("#press[data-state=heard]").await;
+    page.wait_for("#landings li.own").await;
+    assert_eq!(page.count("#landings li").await, 1, "the one that was pressed with a connection");
+    page.close().await;
+}
+
+#[tokio::test]
 async fn a_connection_that_breaks_before_the_answer_loses_nothing_and_doubles_nothing() {
     let vm = Vm::alone(&[]).await;
     let line = Proxy::to(vm.port).await;

@@ -174,6 +174,32 @@ async fn the_budgets_are_kept() {
     assert!(all <= BUDGET, "{all} bytes");
 }
 
+/// Two files have English text, and what both have must not drift apart.
+#[tokio::test]
+async fn the_page_says_from_the_start_what_it_says_later() {
+    let vm = Vm::alone(&[]).await;
+    let driver = Driver::start().await;
+    let page = open(&driver, &vm).await;
+    let differing = page.run(
+        "return Promise.all([import('/static/words.js'), fetch('/').then((answer) => answer.text())])
+           .then(([words, html]) => {
+             const first = new DOMParser().parseFromString(html, 'text/html');
+             const said = {
+               '#connection': words.connection.connecting,
+               '#progress': words.press[first.querySelector('#press').dataset.state],
+               '#empty': words.list.loading,
+               '#spot': words.spot.none,
+               '.leg': words.UNKNOWN,
+             };
+             return Object.entries(said)
+               .map(([where, text]) => [where, text, first.querySelector(where).textContent])
+               .filter(([, text, shown]) => text !== shown);
+           })",
+    );
+    assert_eq!(differing.await, json!([]));
+    page.close().await;
+}
+
 #[tokio::test]
 async fn sound_and_notifications_are_off_until_asked_for() {
     let vm = Vm::alone(&[]).await;
