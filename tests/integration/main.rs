@@ -45,6 +45,7 @@ mod logs;
 mod misconfiguration;
 mod model;
 mod monitoring;
+mod network;
 mod properties;
 mod protocol;
 mod receipts;

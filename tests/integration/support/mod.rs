@@ -14,6 +14,7 @@ pub mod gate;
 pub mod google;
 pub mod http;
 pub mod listener;
+pub mod network;
 pub mod prometheus;
 pub mod proxy;
 pub mod token;
