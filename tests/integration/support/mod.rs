@@ -12,6 +12,7 @@ pub mod document;
 pub mod emulator;
 pub mod gate;
 pub mod google;
+pub mod group;
 pub mod http;
 pub mod listener;
 pub mod network;
