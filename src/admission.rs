@@ -1,4 +1,5 @@
-//! Who may open a socket now: how many there are in all, how many of this address, how fast.
+//! Who may open a socket now: how many there are in all, how many of this address, how fast. And what that
+//! takes, for others who must know how fast an address is.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
-use crate::config::Limits;
+use crate::config::{Limits, Rate};
 
 /// An address of which a socket was cut off for flooding gets no new one for so long: each would come
 /// with a burst of its own.
@@ -21,9 +22,8 @@ const SWEEP_EVERY: u64 = 10_000;
 
 pub struct Admission {
     limits: Limits,
-    rate: DefaultKeyedRateLimiter<IpAddr>,
-    asked: AtomicU64,
-    clock: DefaultClock,
+    upgrades: Pace,
+    flooded: Pauses,
     sockets: Mutex<Sockets>,
 }
 
@@ -31,9 +31,18 @@ pub struct Admission {
 struct Sockets {
     all: usize,
     by_address: HashMap<IpAddr, usize>,
-    /// Who flooded, and until when it is remembered.
-    flooded: HashMap<IpAddr, Instant>,
 }
+
+/// How often each address may do something.
+pub struct Pace {
+    rate: DefaultKeyedRateLimiter<IpAddr>,
+    asked: AtomicU64,
+    clock: DefaultClock,
+}
+
+/// Addresses that are to wait, and until when.
+#[derive(Default)]
+pub struct Pauses(Mutex<HashMap<IpAddr, Instant>>);
 
 /// Why not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,39 +67,22 @@ pub struct Place {
 
 impl Admission {
     pub fn new(limits: Limits) -> Arc<Self> {
-        let quota = Quota::per_second(limits.upgrades.per_second).allow_burst(limits.upgrades.burst);
-        Arc::new(Self {
-            limits,
-            rate: RateLimiter::keyed(quota),
-            asked: AtomicU64::new(1),
-            clock: DefaultClock::default(),
-            sockets: Mutex::default(),
-        })
+        let (upgrades, flooded) = (Pace::new(limits.upgrades), Pauses::default());
+        Arc::new(Self { limits, upgrades, flooded, sockets: Mutex::default() })
     }
 
     /// # Errors
     /// A bound is reached.
     pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Place, Refusal> {
-        let group = group(address);
-        let asked = self.asked.fetch_add(1, Ordering::Relaxed);
-        if asked.is_multiple_of(SWEEP_EVERY) {
-            self.rate.retain_recent();
-            let now = Instant::now();
-            self.sockets().flooded.retain(|_, until| *until > now);
+        if let Some(wait) = self.flooded.left(address) {
+            return Err(Refusal::Flooded(wait));
         }
-        let wait = self.sockets().flooded.get(&group).map(|until| until.duration_since(Instant::now()));
-        if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
-            return Err(Refusal::Flooded(wait.as_secs() + 1));
-        }
-        if let Err(not_until) = self.rate.check_key(&group) {
-            let wait = not_until.wait_time_from(self.clock.now());
-            return Err(Refusal::TooFast(wait.as_secs() + 1));
-        }
+        self.upgrades.check(address).map_err(Refusal::TooFast)?;
         let mut sockets = self.sockets();
         if sockets.all >= self.limits.connections {
             return Err(Refusal::Full);
         }
-        let of_address = sockets.by_address.entry(group).or_default();
+        let of_address = sockets.by_address.entry(group(address)).or_default();
         if *of_address >= self.limits.connections_per_address {
             return Err(Refusal::TooMany);
         }
@@ -104,6 +96,43 @@ impl Admission {
     }
 }
 
+impl Pace {
+    pub fn new(rate: Rate) -> Self {
+        let quota = Quota::per_second(rate.per_second).allow_burst(rate.burst);
+        Self { rate: RateLimiter::keyed(quota), asked: AtomicU64::new(1), clock: DefaultClock::default() }
+    }
+
+    /// # Errors
+    /// This address is too fast; the seconds to wait.
+    pub fn check(&self, address: IpAddr) -> Result<(), u64> {
+        if self.asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(SWEEP_EVERY) {
+            self.rate.retain_recent();
+        }
+        let checked = self.rate.check_key(&group(address));
+        checked.map_err(|not_until| not_until.wait_time_from(self.clock.now()).as_secs() + 1)
+    }
+}
+
+impl Pauses {
+    /// Few come here; those whose time is over are forgotten then.
+    pub fn pause(&self, address: IpAddr, time: Duration) {
+        let now = Instant::now();
+        let mut until = self.until();
+        until.retain(|_, until| *until > now);
+        until.insert(group(address), now + time);
+    }
+
+    /// The seconds that it is still to wait.
+    pub fn left(&self, address: IpAddr) -> Option<u64> {
+        let left = self.until().get(&group(address))?.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then(|| left.as_secs() + 1)
+    }
+
+    fn until(&self) -> MutexGuard<'_, HashMap<IpAddr, Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl std::fmt::Debug for Admission {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Admission").field("limits", &self.limits).finish_non_exhaustive()
@@ -113,7 +142,7 @@ impl std::fmt::Debug for Admission {
 impl Place {
     /// Its socket is cut off for flooding.
     pub fn flooded(&self) {
-        self.admission.sockets().flooded.insert(group(self.address), Instant::now() + FLOOD_PAUSE);
+        self.admission.flooded.pause(self.address, FLOOD_PAUSE);
     }
 }
 
@@ -188,7 +217,7 @@ mod tests {
         place.flooded();
         assert_eq!(admission.admit(A).unwrap_err(), Refusal::Flooded(FLOOD_PAUSE.as_secs()));
         assert!(admission.admit(B).is_ok());
-        admission.sockets().flooded.insert(A, Instant::now());
+        admission.flooded.pause(A, Duration::ZERO);
         assert!(admission.admit(A).is_ok());
     }
 
@@ -207,7 +236,7 @@ mod tests {
         let mut most = 0;
         for number in 0..10 * u32::try_from(SWEEP_EVERY).unwrap() {
             drop(admission.admit(IpAddr::V4(number.into())));
-            most = most.max(admission.rate.len());
+            most = most.max(admission.upgrades.rate.len());
         }
         assert!((5_000..=10_100).contains(&most), "{most} remembered");
         assert!(admission.sockets().by_address.is_empty());

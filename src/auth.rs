@@ -4,6 +4,8 @@
 //! holds anything of the token, the key or the secret.
 
 use std::fmt;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,6 +16,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, TokenData, Validation, decode};
 use serde::Deserialize;
 use subtle::{Choice, ConstantTimeEq as _};
 
+use crate::admission::{Pace, Pauses};
 use crate::channel::USER;
 use crate::config::{ConfigError, Env, Rate};
 
@@ -282,11 +285,18 @@ impl fmt::Debug for ApiKeys {
     }
 }
 
+/// An address may try so many wrong keys; then its requests are not looked at for a while, or a guess would
+/// cost nothing.
+const GUESSES: Rate = Rate { per_second: NonZeroU32::MIN, burst: NonZeroU32::MIN.saturating_add(19) };
+const GUESS_PAUSE: Duration = Duration::from_secs(10);
+
 /// Who may ask as the backend does, and how fast by each key.
 pub struct Backend {
     keys: ApiKeys,
     rates: Vec<DefaultDirectRateLimiter>,
     clock: DefaultClock,
+    guesses: Pace,
+    guessed: Pauses,
 }
 
 /// Why a request is not taken as the backend's.
@@ -297,22 +307,28 @@ pub enum ApiRefusal {
     Wrong,
     /// This key is used too fast; the seconds to wait.
     TooFast(u64),
+    /// This address has tried too many wrong keys; the seconds to wait.
+    Guessing(u64),
 }
 
 impl Backend {
     pub fn new(keys: ApiKeys, rate: Rate) -> Self {
         let quota = Quota::per_second(rate.per_second).allow_burst(rate.burst);
         let rates = keys.0.iter().map(|_| RateLimiter::direct(quota)).collect();
-        Self { keys, rates, clock: DefaultClock::default() }
+        let (guesses, guessed) = (Pace::new(GUESSES), Pauses::default());
+        Self { keys, rates, clock: DefaultClock::default(), guesses, guessed }
     }
 
-    /// Whether a request with this `Authorization` header is the backend's.
+    /// Whether a request with this `Authorization` header, from this address, is the backend's.
     ///
     /// # Errors
     /// It is not, or there are too many of them.
-    pub fn admit(&self, authorization: Option<&[u8]>) -> Result<(), ApiRefusal> {
+    pub fn admit(&self, authorization: Option<&[u8]>, address: IpAddr) -> Result<(), ApiRefusal> {
         if self.keys.0.is_empty() {
             return Err(ApiRefusal::NotConfigured);
+        }
+        if let Some(wait) = self.guessed.left(address) {
+            return Err(ApiRefusal::Guessing(wait));
         }
         let (scheme, key) = authorization
             .and_then(|value| value.split_at_checked("Bearer ".len()))
@@ -322,7 +338,12 @@ impl Backend {
         }
         // Each is compared, and to its end, so that the time tells nothing of how near a guess is.
         let equal: Vec<Choice> = self.keys.0.iter().map(|known| known.as_bytes().ct_eq(key)).collect();
-        let used = equal.into_iter().position(bool::from).ok_or(ApiRefusal::Wrong)?;
+        let Some(used) = equal.into_iter().position(bool::from) else {
+            if self.guesses.check(address).is_err() {
+                self.guessed.pause(address, GUESS_PAUSE);
+            }
+            return Err(ApiRefusal::Wrong);
+        };
         self.rates[used].check().map_err(|not_until| {
             ApiRefusal::TooFast(not_until.wait_time_from(self.clock.now()).as_secs() + 1)
         })
@@ -337,6 +358,7 @@ impl ApiRefusal {
             Self::Missing => "key_missing",
             Self::Wrong => "key_wrong",
             Self::TooFast(_) => "key_rate",
+            Self::Guessing(_) => "address_guesses",
         }
     }
 }
@@ -348,6 +370,7 @@ impl fmt::Display for ApiRefusal {
             Self::Missing => "a key is needed: Authorization: Bearer <API_KEY>",
             Self::Wrong => "the key is not one of this server's",
             Self::TooFast(_) => "too many requests with this key",
+            Self::Guessing(_) => "too many wrong keys from this address",
         })
     }
 }
@@ -355,7 +378,8 @@ impl fmt::Display for ApiRefusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::num::NonZeroU32;
+
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     fn visitor(user: Option<&str>, channels: Option<&[&str]>) -> Visitor {
         let channels = channels.map(|names| names.iter().map(|name| name.to_string()).collect());
@@ -406,18 +430,36 @@ mod tests {
             (Some("Bearer"), Err(ApiRefusal::Missing)),
             (None, Err(ApiRefusal::Missing)),
         ] {
-            assert_eq!(backend.admit(header.map(str::as_bytes)), answer, "{header:?}");
+            assert_eq!(backend.admit(header.map(str::as_bytes), HERE), answer, "{header:?}");
         }
         let nobody = Backend { keys: ApiKeys::default(), ..backend };
-        assert_eq!(nobody.admit(Some(b"Bearer ")), Err(ApiRefusal::NotConfigured));
+        assert_eq!(nobody.admit(Some(b"Bearer "), HERE), Err(ApiRefusal::NotConfigured));
     }
 
     #[test]
     fn one_key_s_haste_is_its_own() {
         let backend = backend("0123456789abcdef,fedcba9876543210", 2);
         let [one, other] = ["Bearer 0123456789abcdef", "Bearer fedcba9876543210"].map(str::as_bytes);
-        assert!(backend.admit(Some(one)).is_ok() && backend.admit(Some(one)).is_ok());
-        assert_eq!(backend.admit(Some(one)), Err(ApiRefusal::TooFast(1)));
-        assert!(backend.admit(Some(other)).is_ok());
+        assert!(backend.admit(Some(one), HERE).is_ok() && backend.admit(Some(one), HERE).is_ok());
+        assert_eq!(backend.admit(Some(one), HERE), Err(ApiRefusal::TooFast(1)));
+        assert!(backend.admit(Some(other), HERE).is_ok());
+    }
+
+    #[test]
+    fn who_guesses_keys_is_not_looked_at_for_a_while_and_nobody_else_waits() {
+        let backend = backend("0123456789abcdef", 100);
+        let [right, wrong] = ["Bearer 0123456789abcdef", "Bearer fedcba9876543210"].map(str::as_bytes);
+        let wait = GUESS_PAUSE.as_secs();
+        let tried =
+            (0..100).take_while(|_| backend.admit(Some(wrong), HERE) == Err(ApiRefusal::Wrong)).count();
+        assert_eq!(tried, GUESSES.burst.get() as usize + 1);
+        assert_eq!(backend.admit(Some(right), HERE), Err(ApiRefusal::Guessing(wait)), "nor is a right one");
+        let elsewhere = [192, 0, 2, 1].into();
+        assert!(backend.admit(Some(right), elsewhere).is_ok());
+        backend.guessed.pause(HERE, Duration::ZERO);
+        assert!(backend.admit(Some(right), HERE).is_ok());
+        for _ in 0..100 {
+            assert_eq!(backend.admit(None, elsewhere), Err(ApiRefusal::Missing), "no key is no guess");
+        }
     }
 }

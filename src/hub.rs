@@ -12,6 +12,20 @@ use crate::frame::Frame;
 use crate::metrics::Stopwatch;
 use crate::shard::{Command, Mailbox, Outbox};
 
+/// What the memberships in channels may take, of all sockets together; and each beside the channel's name,
+/// where it is the only one in it.
+const MOST_MEMBERSHIPS: usize = 32 << 20;
+const MEMBERSHIP: usize = 320;
+
+/// Why a socket can't enter a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crowded {
+    /// It is in as many as it may.
+    Socket,
+    /// All together take as much as they may.
+    Vm,
+}
+
 pub struct Hub {
     shards: Arc<[Mailbox]>,
     sockets: HashMap<Arc<str>, Socket>,
@@ -19,6 +33,8 @@ pub struct Hub {
     loads: Box<[usize]>,
     /// None is empty.
     channels: HashMap<Channel, Box<[usize]>>,
+    /// Of all memberships, in bytes.
+    memberships: usize,
 }
 
 /// One socket, as others may know it.
@@ -36,7 +52,7 @@ pub struct Socket {
 impl Hub {
     pub fn new(shards: Arc<[Mailbox]>) -> Self {
         let loads = vec![0; shards.len()].into();
-        Self { shards, sockets: HashMap::new(), loads, channels: HashMap::new() }
+        Self { shards, sockets: HashMap::new(), loads, channels: HashMap::new(), memberships: 0 }
     }
 
     /// Takes a socket into the shard that has the least.
@@ -63,20 +79,27 @@ impl Hub {
         }
     }
 
-    /// Takes a socket into a channel; false when it is in `most` already.
-    pub fn subscribe(&mut self, client_id: &str, channel: &Channel, most: usize) -> bool {
-        let Some(socket) = self.sockets.get_mut(client_id) else { return true };
+    /// Takes a socket into a channel, of which it may be in `most`.
+    ///
+    /// # Errors
+    /// There is no room.
+    pub fn subscribe(&mut self, client_id: &str, channel: &Channel, most: usize) -> Result<(), Crowded> {
+        let Some(socket) = self.sockets.get_mut(client_id) else { return Ok(()) };
         if socket.channels.contains(channel) {
-            return true;
+            return Ok(());
         }
         if socket.channels.len() >= most {
-            return false;
+            return Err(Crowded::Socket);
         }
+        if self.memberships + membership(channel) > MOST_MEMBERSHIPS {
+            return Err(Crowded::Vm);
+        }
+        self.memberships += membership(channel);
         socket.channels.push(channel.clone());
         let members = self.channels.entry(channel.clone());
         members.or_insert_with(|| vec![0; self.loads.len()].into())[socket.shard] += 1;
         socket.outbox.mailbox.send(Command::Enter(socket.outbox.id, channel.clone()));
-        true
+        Ok(())
     }
 
     /// False when the socket is not in that channel.
@@ -90,6 +113,7 @@ impl Hub {
     }
 
     fn leave_channel(&mut self, outbox: &Outbox, shard: usize, channel: &Channel) {
+        self.memberships -= membership(channel);
         outbox.mailbox.send(Command::Exit(outbox.id, channel.clone()));
         if let Some(members) = self.channels.get_mut(channel) {
             members[shard] -= 1;
@@ -157,6 +181,10 @@ impl Hub {
     }
 }
 
+fn membership(channel: &Channel) -> usize {
+    MEMBERSHIP + channel.as_str().len()
+}
+
 #[cfg(test)]
 mod tests {
     use prometheus_client::metrics::histogram::Histogram;
@@ -197,7 +225,7 @@ mod tests {
     fn a_watch_goes_to_each_shard_with_somebody_who_hears() {
         let (mut hub, shards) = hub();
         let [channel, empty] = ["c", "d"].map(|name| Channel::new(name).unwrap());
-        hub.subscribe("b", &channel, 1);
+        hub.subscribe("b", &channel, 1).unwrap();
         for (channel, expected) in [(None, [1, 1]), (Some(&channel), [0, 1]), (Some(&empty), [0, 0])] {
             hub.time(channel, Stopwatch::since(0, &Histogram::new([1.0])));
             let watches = |shard: &Mailbox| {
@@ -211,8 +239,9 @@ mod tests {
     fn a_channel_s_shards_hear_it_and_no_others() {
         let (mut hub, [first, second]) = hub();
         let channel = Channel::new("c").unwrap();
-        assert!(hub.subscribe("b", &channel, 1) && hub.subscribe("b", &channel, 1));
-        assert!(!hub.subscribe("b", &Channel::new("d").unwrap(), 1), "one is the most");
+        assert_eq!([(); 2].map(|()| hub.subscribe("b", &channel, 1)), [Ok(()); 2]);
+        let full = hub.subscribe("b", &Channel::new("d").unwrap(), 1);
+        assert_eq!(full, Err(Crowded::Socket), "one is the most");
         assert_eq!(hub.send(Some(&channel), &Frame::text(b"1"), None), 1);
         assert_eq!(hub.send(Some(&channel), &Frame::text(b"2"), Some("b")), 0);
         assert_eq!(hub.send(Some(&channel), &Frame::text(b"3"), Some("a")), 1, "a is not in it");
@@ -220,7 +249,7 @@ mod tests {
         assert_eq!(told(&second), [(b'1', false), (b'2', true), (b'3', false)]);
         assert_eq!(hub.channels("b"), std::slice::from_ref(&channel));
         assert!(hub.unsubscribe("b", &channel) && !hub.unsubscribe("b", &channel));
-        assert!(hub.subscribe("b", &channel, 1));
+        hub.subscribe("b", &channel, 1).unwrap();
         hub.leave("b");
         assert_eq!(hub.send(Some(&channel), &Frame::text(b"4"), None), 0);
         assert!(hub.channels.is_empty(), "nothing is left of it");

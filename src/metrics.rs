@@ -67,7 +67,7 @@ const REJECTED: &[&str] = &[
     "authorizer_busy",
 ];
 
-const API_REJECTED: &[&str] = &["not_configured", "key_missing", "key_wrong", "key_rate"];
+const API_REJECTED: &[&str] = &["not_configured", "key_missing", "key_wrong", "key_rate", "address_guesses"];
 
 const ASKED: &[&str] = &["written", "described", "closed", "gone", "timeout", "unavailable"];
 

@@ -195,6 +195,9 @@ impl Path {
         self.last = None;
         self.awaited = None;
         self.joined = Joined::new(inbox.not_sought().cloned());
+        if self.relay.health.phase() == Phase::Starting {
+            self.relay.doubt(inbox.withheld());
+        }
         self.relay.rejoined();
         // Cut off for longer than the window: told before anything newer is heard.
         let begins = self.relay.window_begins();
@@ -231,14 +234,16 @@ impl Path {
             match delivery {
                 Ok(delivery) => {
                     heard = Instant::now();
-                    let is_old = delivery.published_at < self.joined.at;
-                    if is_old {
+                    let published_at = delivery.published_at;
+                    if published_at < self.joined.at {
                         self.joined.backlog = heard;
                     }
                     // The topic keeps what this VM has no room for.
                     self.relay.room().await;
-                    if let Some(beacon) = self.relay.receive(delivery) {
-                        self.hear(&beacon, is_old);
+                    if let Some(beacon) = self.relay.receive(delivery)
+                        && self.hear(&beacon, published_at)
+                    {
+                        self.begin_anew().await;
                     }
                     self.settle(&mut tick);
                 }
@@ -366,23 +371,45 @@ impl Path {
         });
     }
 
-    fn hear(&mut self, beacon: &Beacon, is_old: bool) {
+    /// Returns whether all is to be asked for again, by another clock.
+    fn hear(&mut self, beacon: &Beacon, at: i64) -> bool {
         let own = *beacon.origin.instance == **self.relay.identity().instance();
         if own {
-            self.came_round(beacon);
-        } else if beacon.asking && !is_old {
+            return self.came_round(beacon, at);
+        }
+        if beacon.asking && at >= self.joined.at {
             self.joined.asked |= self.relay.with_fleet(Fleet::is_to_answer);
             if self.joined.asked && self.last.is_none_or(|last| last.at.elapsed() >= EARLIEST) {
                 self.send();
             }
         }
+        false
     }
 
-    fn came_round(&mut self, beacon: &Beacon) {
-        let Some(Awaited { beat, sent, .. }) = self.awaited else { return };
+    /// As if it had just joined. By the same stream: another one of this subscription would share with it.
+    async fn begin_anew(&mut self) {
+        self.relay.begin_anew();
+        let not_sought = self.relay.bus.seek(self.relay.memory_begins()).await.err();
+        self.joined = Joined::new(not_sought);
+        self.relay.rejoined();
+        (self.last, self.awaited) = (None, None);
+    }
+
+    fn came_round(&mut self, beacon: &Beacon, at: i64) -> bool {
+        let Some(Awaited { beat, sent, .. }) = self.awaited else { return false };
         // A later one proves the path as well; an earlier process's proves nothing.
         if beacon.sequence.started != self.relay.publishing.started() || beacon.beat < beat {
-            return;
+            return false;
+        }
+        if let Some(ahead) = clock::set_by(at, sent.elapsed()) {
+            warn!(
+                ahead_ms = ahead / 1_000,
+                "this machine's clock is not the topic's, which counts from here on"
+            );
+            // Before anybody came: what was heard until now was taken for older or newer than it is.
+            if self.relay.health.phase() == Phase::Starting {
+                return true;
+            }
         }
         self.awaited = None;
         *self.trouble() = None;
@@ -392,6 +419,7 @@ impl Path {
             self.round_trip = Some(sent.elapsed());
             self.relay.metrics.round_trip.observe(sent.elapsed().as_secs_f64());
         }
+        false
     }
 
     /// Ready when the way is proven and what was missed is in, or will hardly come any more.

@@ -25,7 +25,7 @@ use crate::fleet::{Change, Fleet};
 use crate::frame::Frame;
 use crate::health::{Health, Phase};
 use crate::history::{CatchUp, History, Hole, Missing};
-use crate::hub::{Hub, Socket};
+use crate::hub::{Crowded, Hub, Socket};
 use crate::identity::Identity;
 use crate::ledger::{Ledger, Overdue};
 use crate::lifecycle::Lifecycle;
@@ -84,6 +84,8 @@ struct State {
     receipts: Receipts,
     /// The newest place in the topic that this VM has seen, in µs.
     latest: Option<i64>,
+    /// Until then something may be missing of which nobody tells.
+    doubted_until: Instant,
     fleet_news: Change,
     fleet_told: Instant,
     /// What the last telling took, in bytes to all sockets.
@@ -137,6 +139,7 @@ impl Relay {
                 ledger: Ledger::new(clock::now_micros() - micros(config.history.age)),
                 receipts: Receipts::new(Arc::clone(config.identity.instance())),
                 latest: None,
+                doubted_until: Instant::now(),
                 fleet_news: Change::Nothing,
                 fleet_told: Instant::now(),
                 fleet_took: 0.0,
@@ -178,7 +181,8 @@ impl Relay {
             // Who asks for thousands that are none is told enough by these.
             let is_told = errors.len() < self.config.limits.channels;
             if let (Err((code, why)), true) = (entered, is_told) {
-                errors.push(reply::error(code, &why, None, None).into_bytes());
+                let again = (code == ErrorCode::Unavailable).then_some(RETRY_AFTER);
+                errors.push(reply::error(code, &why, None, again).into_bytes());
             }
         }
         let cursor = self.cursor_now(&state);
@@ -211,11 +215,18 @@ impl Relay {
             return Err((ErrorCode::Forbidden, format!("channel: {channel} is not yours to join")));
         }
         let most = self.config.limits.channels;
-        if !state.hub.subscribe(&member.client_id, &channel, most) {
-            let why = format!("channel: {channel} would be one too many, a socket has at most {most}");
-            return Err((ErrorCode::Forbidden, why));
+        match state.hub.subscribe(&member.client_id, &channel, most) {
+            Ok(()) => Ok(channel),
+            Err(Crowded::Socket) => {
+                let why = format!("channel: {channel} would be one too many, a socket has at most {most}");
+                Err((ErrorCode::Forbidden, why))
+            }
+            Err(Crowded::Vm) => {
+                let why =
+                    format!("channel: this VM has no room for {channel} now, its sockets are in too many");
+                Err((ErrorCode::Unavailable, why))
+            }
         }
-        Ok(channel)
     }
 
     /// The `refresh-store` of a channel, or of what everybody hears.
@@ -251,6 +262,7 @@ impl Relay {
             // Who is cut off knows nothing of what came since.
             (self.health.phase() != Phase::Ready)
                 .then(|| gap((state.latest.unwrap_or(0), clock::now_micros()))),
+            state.is_doubted().then(|| gap((self.window_begins(), clock::now_micros()))),
         ];
         // By the first of the reasons, and as far as all of them reach.
         catch_up.missing = holes.into_iter().flatten().reduce(|hole, other| Hole {
@@ -496,6 +508,20 @@ impl Relay {
         clock::now_micros() - micros(self.config.history.age - 2 * self.config.history.age / MARKS)
     }
 
+    /// Forgets all that it heard, which it is to hear again by another clock.
+    pub fn begin_anew(&self) {
+        let mut state = self.state();
+        state.history = History::new(self.config.history);
+        state.ledger = Ledger::new(clock::now_micros() - micros(self.config.history.age));
+        state.latest = None;
+    }
+
+    /// For so long something may come late that went to a process of before, and the VMs that could tell of
+    /// it are not known yet: nothing is proven.
+    pub fn doubt(&self, time: Duration) {
+        self.state().doubted_until = Instant::now() + time;
+    }
+
     /// The bus begins to bring anew what was missed.
     pub fn rejoined(&self) {
         self.state().ledger.wait_again();
@@ -670,7 +696,8 @@ impl Relay {
     /// The place up to which a client that was told this has everything: `at`, but not beyond what is proven
     /// to have been heard.
     fn cursor(&self, state: &State, at: i64) -> Cursor {
-        Cursor { topic: self.bus.tag(), at: state.ledger.proven_until().min(at) }
+        let proven = if state.is_doubted() { self.window_begins() } else { state.ledger.proven_until() };
+        Cursor { topic: self.bus.tag(), at: proven.min(at) }
     }
 
     /// The same for all that was heard so far.
@@ -698,6 +725,10 @@ impl Relay {
 }
 
 impl State {
+    fn is_doubted(&self) -> bool {
+        Instant::now() < self.doubted_until
+    }
+
     /// Who is alive, encoded once for all who come until that changes.
     fn fleet_frame(&mut self) -> Frame {
         self.fleet_told_as.get_or_insert_with(|| reply::fleet(&self.fleet)).clone()
@@ -714,7 +745,8 @@ pub fn report(sender: &Outbox, id: Option<&str>, event_id: &str, confirmed: Resu
 
 /// Tells a socket that what it asked is not done, and why.
 fn refuse(member: &Member, code: ErrorCode, why: &str, id: Option<&str>) {
-    member.outbox.push(reply::error(code, why, id, None));
+    let again = (code == ErrorCode::Unavailable).then_some(RETRY_AFTER);
+    member.outbox.push(reply::error(code, why, id, again));
 }
 
 impl Member {

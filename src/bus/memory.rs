@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::{BusError, Cause, Delivery, Message};
-use crate::clock::{self, micros};
+use crate::clock::{TopicClock, micros};
 use crate::config::HistoryLimits;
 
 /// What the slowest member may be behind before publishing is refused, in messages and in bytes.
@@ -37,6 +37,7 @@ struct Shared {
 #[derive(Default)]
 struct Log {
     messages: VecDeque<(Message, i64)>,
+    clock: TopicClock,
     bytes: usize,
     /// The place of the first of `messages`, counted from the topic's beginning.
     first: u64,
@@ -117,7 +118,8 @@ impl Member {
             return Err(BusError::new("too many messages are waiting to be read").because(Cause::Full));
         }
         log.bytes += message.data.len();
-        log.messages.push_back((message, clock::now_micros()));
+        let at = log.clock.now_micros();
+        log.messages.push_back((message, at));
         drop(log);
         self.topic.0.grown.notify_waiters();
         Ok(())
@@ -136,7 +138,7 @@ impl Log {
 
     /// Drops what is beyond the window and read by all.
     fn forget(&mut self, keep: &HistoryLimits, oldest_needed: u64) {
-        let oldest = clock::now_micros() - micros(keep.age);
+        let oldest = self.clock.now_micros() - micros(keep.age);
         while self.first < oldest_needed
             && let Some((message, at)) = self.messages.front()
             && (*at < oldest || self.messages.len() > keep.events + BESIDE_EVENTS || self.bytes > keep.bytes)

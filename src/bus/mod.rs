@@ -246,6 +246,15 @@ impl Inbox {
         }
     }
 
+    /// How long after the join messages may still stay away that went to a process of before, which ended
+    /// without giving them back.
+    pub fn withheld(&self) -> Duration {
+        match self {
+            Self::PubSub(inbox) => inbox.withheld,
+            _ => Duration::ZERO,
+        }
+    }
+
     /// The next delivery. Not to be dropped before it is ready, but to go on: on Pub/Sub, opening
     /// the stream is a part of it.
     ///

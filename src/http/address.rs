@@ -6,10 +6,16 @@ use ipnet::IpNet;
 use warp::http::HeaderMap;
 
 use super::server::Peer;
+use crate::relay::Relay;
+
+/// The address of who asks this VM.
+pub fn visitor(relay: &Relay, peer: Peer, headers: &HeaderMap) -> IpAddr {
+    client(peer, headers, relay.identity().on_fly(), &relay.config.trusted_proxies)
+}
 
 /// The client's address: as Fly's proxy tells it, on Fly only; else the peer's; or who a trusted proxy
 /// says was in front of it.
-pub fn client(peer: Peer, headers: &HeaderMap, on_fly: bool, proxies: &[IpNet]) -> IpAddr {
+fn client(peer: Peer, headers: &HeaderMap, on_fly: bool, proxies: &[IpNet]) -> IpAddr {
     let fly = headers.get("fly-client-ip").filter(|_| on_fly);
     let fly = fly.and_then(|value| value.to_str().ok()?.trim().parse().ok());
     let mut address: IpAddr = fly.unwrap_or_else(|| peer.0.ip()).to_canonical();

@@ -12,6 +12,7 @@ use warp::reply::{Reply as _, Response};
 use warp::{Filter, Rejection};
 
 use super::backend::{Chunks, check_key, invalid, message_id, read_body, refuse, unavailable};
+use super::server::Peer;
 use crate::channel::Channel;
 use crate::event::Kind;
 use crate::relay::Relay;
@@ -26,18 +27,20 @@ pub fn routes(relay: Arc<Relay>) -> BoxedFilter<(Response,)> {
         .and(warp::post())
         .and(relay.clone())
         .and(warp::header::headers_cloned())
+        .and(warp::ext::get::<Peer>())
         .and(warp::body::stream())
-        .and_then(async |relay: Arc<Relay>, headers: HeaderMap, body| {
-            Ok::<_, Rejection>(alert(&relay, &headers, body).await.unwrap_or_else(|refused| *refused))
+        .and_then(async |relay: Arc<Relay>, headers: HeaderMap, peer: Peer, body| {
+            Ok::<_, Rejection>(alert(&relay, &headers, peer, body).await.unwrap_or_else(|refused| *refused))
         });
     let channels = warp::path("channels")
         .and(warp::path::tail())
         .and(warp::post())
         .and(relay)
         .and(warp::header::headers_cloned())
+        .and(warp::ext::get::<Peer>())
         .and(warp::body::stream())
-        .and_then(async |channel: Tail, relay: Arc<Relay>, headers: HeaderMap, body| {
-            let told = tell(&relay, channel.as_str(), &headers, body).await;
+        .and_then(async |channel: Tail, relay: Arc<Relay>, headers: HeaderMap, peer: Peer, body| {
+            let told = tell(&relay, channel.as_str(), &headers, peer, body).await;
             Ok::<_, Rejection>(told.unwrap_or_else(|refused| *refused))
         });
     alerts.or(channels).unify().boxed()
@@ -46,9 +49,10 @@ pub fn routes(relay: Arc<Relay>) -> BoxedFilter<(Response,)> {
 async fn alert(
     relay: &Arc<Relay>,
     headers: &HeaderMap,
+    peer: Peer,
     body: impl Chunks,
 ) -> Result<Response, Box<Response>> {
-    check_key(relay, headers)?;
+    check_key(relay, headers, peer)?;
     let body = read_body(body, relay.config.limits.message_bytes).await?;
     let json = text(&body)?;
     let data = request::landing_of(if json.trim().is_empty() { "{}" } else { json }).map_err(refused)?;
@@ -59,9 +63,10 @@ async fn tell(
     relay: &Arc<Relay>,
     channel: &str,
     headers: &HeaderMap,
+    peer: Peer,
     body: impl Chunks,
 ) -> Result<Response, Box<Response>> {
-    check_key(relay, headers)?;
+    check_key(relay, headers, peer)?;
     // A channel's slashes may stand for themselves; other characters may come encoded.
     let name = percent_decode_str(channel).decode_utf8_lossy();
     let channel = Channel::new(&name).map_err(invalid)?;

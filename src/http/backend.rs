@@ -13,7 +13,8 @@ use tokio::time::timeout;
 use warp::http::{HeaderMap, HeaderValue, StatusCode, header};
 use warp::reply::Response;
 
-use super::error;
+use super::server::Peer;
+use super::{address, error};
 use crate::auth::ApiRefusal;
 use crate::relay::{RETRY_AFTER, Relay};
 use crate::wire::ErrorCode;
@@ -38,21 +39,25 @@ impl<C: Buf + Send, S: Stream<Item = Result<C, warp::Error>> + Send> Chunks for 
 ///
 /// # Errors
 /// The refusal, ready to be sent.
-pub fn check_key(relay: &Relay, headers: &HeaderMap) -> Result<(), Box<Response>> {
+pub fn check_key(relay: &Relay, headers: &HeaderMap, peer: Peer) -> Result<(), Box<Response>> {
     let given = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
-    let Err(refusal) = relay.backend.admit(given) else { return Ok(()) };
+    let Err(refusal) = relay.backend.admit(given, address::visitor(relay, peer, headers)) else {
+        return Ok(());
+    };
     relay.metrics.api_rejected.inc(refusal.name());
     let (status, code) = match refusal {
         ApiRefusal::NotConfigured => (StatusCode::FORBIDDEN, ErrorCode::Forbidden),
         ApiRefusal::Missing | ApiRefusal::Wrong => (StatusCode::UNAUTHORIZED, ErrorCode::Forbidden),
-        ApiRefusal::TooFast(_) => (StatusCode::TOO_MANY_REQUESTS, ErrorCode::RateLimited),
+        ApiRefusal::TooFast(_) | ApiRefusal::Guessing(_) => {
+            (StatusCode::TOO_MANY_REQUESTS, ErrorCode::RateLimited)
+        }
     };
     let mut refused = refuse(status, code, refusal);
     let headers = refused.headers_mut();
     if status == StatusCode::UNAUTHORIZED {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    if let ApiRefusal::TooFast(seconds) = refusal {
+    if let ApiRefusal::TooFast(seconds) | ApiRefusal::Guessing(seconds) = refusal {
         headers.insert(header::RETRY_AFTER, seconds.into());
     }
     Err(refused)

@@ -11,6 +11,7 @@ use warp::http::{HeaderMap, Method, StatusCode};
 use warp::reply::{Reply as _, Response};
 
 use super::backend::{Chunks, check_key, invalid, message_id, read_body, refuse, unavailable};
+use super::server::Peer;
 use crate::connections::{ClientId, Unreached, letter};
 use crate::event::{Outcome, Wish};
 use crate::relay::Relay;
@@ -22,11 +23,12 @@ pub fn routes(relay: Arc<Relay>) -> BoxedFilter<(Response,)> {
         .and(method)
         .and(warp::method())
         .and(warp::header::headers_cloned())
+        .and(warp::ext::get::<Peer>())
         .and(warp::body::stream())
-        .and_then(move |id: String, method: Method, headers: HeaderMap, body| {
+        .and_then(move |id: String, method: Method, headers: HeaderMap, peer: Peer, body| {
             let relay = Arc::clone(&relay);
             async move {
-                let answered = handle(&relay, &id, &method, &headers, body).await;
+                let answered = handle(&relay, &id, &method, &headers, peer, body).await;
                 Ok::<_, Infallible>(answered.unwrap_or_else(|refusal| *refusal))
             }
         })
@@ -38,9 +40,10 @@ async fn handle(
     id: &str,
     method: &Method,
     headers: &HeaderMap,
+    peer: Peer,
     body: impl Chunks,
 ) -> Result<Response, Box<Response>> {
-    check_key(relay, headers)?;
+    check_key(relay, headers, peer)?;
     let id = percent_decode_str(id).decode_utf8().ok().and_then(|id| ClientId::parse(&id));
     let id = id.ok_or_else(|| invalid("clientId: expected one as \"connected\" tells it"))?;
     let (message, wish) = match *method {

@@ -4,6 +4,7 @@ mod address;
 mod api;
 mod backend;
 mod connections;
+mod flushed;
 mod listen;
 mod page;
 mod server;

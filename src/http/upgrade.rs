@@ -57,7 +57,7 @@ pub fn route(relay: Arc<Relay>) -> BoxedFilter<(Response,)> {
                         relay.metrics.rejected.inc(reason);
                         debug!(
                             reason,
-                            address = %Address(visitor_address(&relay, peer, &headers)),
+                            address = %Address(address::visitor(&relay, peer, &headers)),
                             "socket refused"
                         );
                         response
@@ -93,7 +93,7 @@ async fn accept(
         return Err(refuse("origin", StatusCode::FORBIDDEN, why));
     }
     takes_sockets(relay.health.phase())?;
-    let ip = visitor_address(relay, peer, headers);
+    let ip = address::visitor(relay, peer, headers);
     let place = admission.admit(ip).map_err(|refusal| match refusal {
         Refusal::Full => later("full", StatusCode::SERVICE_UNAVAILABLE, "this VM is full", 5),
         Refusal::TooMany => later(
@@ -130,10 +130,6 @@ async fn accept(
         join(&relay, query, named, visitor, newcomer);
     });
     Ok(())
-}
-
-fn visitor_address(relay: &Relay, peer: Peer, headers: &HeaderMap) -> IpAddr {
-    address::client(peer, headers, relay.identity().on_fly(), &relay.config.trusted_proxies)
 }
 
 /// The head that ends HTTP on a connection (RFC 6455, 4.2.2).

@@ -66,6 +66,13 @@ const READS: usize = 4;
 /// A shard that always finds a new command waiting lets others on its thread go first after so many.
 const ROUNDS_AT_ONCE: u64 = 64;
 
+/// What all sockets together may leave unread that is kept for them, beside the log. Beyond it each of those
+/// who do so has an equal share.
+const MOST_KEPT: usize = 32 << 20;
+
+/// Who takes nothing for so long is stuck.
+const STUCK: Duration = Duration::from_secs(5);
+
 /// How finely time is kept.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -280,10 +287,8 @@ impl Shard {
             }
             Written::Blocked if socket.lag(&self.log) <= limit => {}
             Written::Blocked => {
-                let wait = SLOW_RETRY / 2 + clock::random_part(SLOW_RETRY / 2);
-                let close = Close::come_back(CloseCode::SlowConsumer, wait.as_millis());
                 let id = *id;
-                self.close(id, &close, true);
+                self.close(id, &too_slow(), true);
             }
             Written::Ended => self.over.push((*id, Over::Closed)),
             Written::Lost => self.over.push((*id, Over::Lost)),
@@ -338,10 +343,11 @@ impl Shard {
             }
             return;
         };
-        let members = self.channels.get(channel).into_iter().flatten();
-        for id in members.filter(|id| Some(**id) != audience.except) {
+        let members = self.channels.get(channel);
+        let sockets = members.map_or(0, HashSet::len);
+        for id in members.into_iter().flatten().filter(|id| Some(**id) != audience.except) {
             let Some(Resident { socket, .. }) = self.sockets.get_mut(id) else { continue };
-            socket.tell(&self.log, frame.bytes().clone());
+            socket.tell(&self.log, frame.bytes().clone(), sockets);
             list(&mut self.listed, *id, socket);
             self.turns += 1;
         }
@@ -455,7 +461,7 @@ impl Shard {
                     }
                 }
                 Said::Ping(payload) => {
-                    socket.tell(&self.log, Frame::pong(&payload).into_bytes());
+                    socket.tell(&self.log, Frame::pong(&payload).into_bytes(), 1);
                     list(&mut self.listed, id, socket);
                 }
                 Said::Pong => {}
@@ -481,9 +487,13 @@ impl Shard {
         let now = self.now;
         let interval = ticks(self.relay.config.ping_interval);
         let mut due = Vec::new();
-        let mut unread = 0;
+        let long = ticks(STUCK);
+        let (mut unread, mut kept, mut slow) = (0, 0, 0);
         for (id, Resident { socket, .. }) in &mut self.sockets {
             unread += socket.lag(&self.log);
+            let keeps = socket.keeps(now, long);
+            kept += keeps;
+            slow += usize::from(socket.is_blocked && keeps > 0);
             if let Some(since) = socket.closing_since {
                 if now - since.get().min(now) >= ticks(LINGER) {
                     self.over.push((*id, Over::Lost));
@@ -496,9 +506,16 @@ impl Shard {
                 due.push((*id, Close::new(CloseCode::Idle, "no sign of life for two ping intervals")));
             } else if socket.ping_at <= now {
                 socket.ping_at = now + interval;
-                socket.tell(&self.log, Frame::ping().into_bytes());
+                socket.tell(&self.log, Frame::ping().into_bytes(), 1);
                 list(&mut self.listed, *id, socket);
             }
+        }
+        let most = MOST_KEPT / self.relay.shards.len();
+        if kept > most {
+            let share = most / slow.max(1);
+            let sockets = self.sockets.iter().map(|(id, Resident { socket, .. })| (*id, socket));
+            let greedy = sockets.filter(|(_, socket)| socket.is_blocked && socket.keeps(now, long) > share);
+            due.extend(greedy.map(|(id, _)| (id, too_slow())));
         }
         for (id, close) in due {
             self.close(id, &close, true);
@@ -613,6 +630,12 @@ async fn linger(mut stream: TcpStream, _place: Place) {
 
 fn ticks(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u32::MAX / 4)
+}
+
+/// It comes back, and is told by its cursor what it did not read.
+fn too_slow() -> Close {
+    let wait = SLOW_RETRY / 2 + clock::random_part(SLOW_RETRY / 2);
+    Close::come_back(CloseCode::SlowConsumer, wait.as_millis())
 }
 
 fn time_until(at: SystemTime) -> Duration {

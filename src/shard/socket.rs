@@ -34,8 +34,11 @@ pub struct Socket {
     place: u64,
     /// In the order of their places.
     turns: VecDeque<Turn>,
-    /// What the turns count for.
+    /// What the turns count for; its part of the bytes that they keep, and those that the history has too,
+    /// or had.
     own: usize,
+    alone: usize,
+    shared: usize,
     reader: Reader,
     waker: Waker,
     /// The system takes no more bytes for now.
@@ -64,6 +67,8 @@ struct Turn {
     /// Nothing comes after it.
     is_last: bool,
     cost: usize,
+    alone: usize,
+    shared: usize,
     written: Option<Box<Notice>>,
 }
 
@@ -98,6 +103,8 @@ impl Socket {
             place: log.head(),
             turns: VecDeque::from([answer]),
             own: 0,
+            alone: 0,
+            shared: 0,
             reader: Reader::default(),
             waker: Arc::new(outbox).into(),
             is_blocked: false,
@@ -208,6 +215,8 @@ impl Socket {
                     }
                     self.place = turn.resume;
                     self.own -= turn.cost;
+                    self.alone -= turn.alone;
+                    self.shared -= turn.shared;
                     if let Some(written) = turn.written.take() {
                         written.written();
                     }
@@ -231,14 +240,16 @@ impl Socket {
         }
     }
 
-    /// Puts in a frame for this socket alone.
-    pub fn tell(&mut self, log: &Log, frame: Bytes) {
+    /// Puts in a frame that so many sockets are told, of which this is one.
+    pub fn tell(&mut self, log: &Log, frame: Bytes, sockets: usize) {
         if self.is_closing() {
             return;
         }
         let cost = frame.len() + OVERHEAD;
+        let alone = OVERHEAD + frame.len() / sockets.max(1);
         self.own += cost;
-        self.turns.push_back(Turn { cost, ..Turn::new(log.head(), frame) });
+        self.alone += alone;
+        self.turns.push_back(Turn { cost, alone, ..Turn::new(log.head(), frame) });
     }
 
     /// The same for one in parts, or that somebody waits for; `limit` is what it may leave unread.
@@ -252,10 +263,14 @@ impl Socket {
         let last = parts.len().saturating_sub(1);
         for (index, bytes) in parts.into_iter().enumerate() {
             let cost = (bytes.len() + OVERHEAD).min(most);
+            let (alone, shared) = if bytes.is_unique() { (bytes.len(), 0) } else { (0, bytes.len()) };
+            let alone = alone + OVERHEAD;
             self.own += cost;
+            self.alone += alone;
+            self.shared += shared;
             let goes_on = index < last;
             let written = written.take_if(|_| !goes_on);
-            self.turns.push_back(Turn { goes_on, cost, written, ..Turn::new(at, bytes) });
+            self.turns.push_back(Turn { goes_on, cost, alone, shared, written, ..Turn::new(at, bytes) });
         }
     }
 
@@ -282,6 +297,8 @@ impl Socket {
             self.place = at;
             self.turns.iter_mut().for_each(|turn| (turn.at, turn.resume) = (at, at));
             self.own = self.turns.iter().map(|turn| turn.cost).sum();
+            self.alone = self.turns.iter().map(|turn| turn.alone).sum();
+            self.shared = self.turns.iter().map(|turn| turn.shared).sum();
         }
         self.turns.push_back(Turn { is_last: true, ..Turn::new(at, frame) });
         self.closing_since = NonZeroU32::new(now.max(1));
@@ -309,6 +326,13 @@ impl Socket {
     /// Bytes that it has not taken yet.
     pub fn lag(&self, log: &Log) -> usize {
         self.holds(log).saturating_add(self.own)
+    }
+
+    /// Bytes that are kept for it, beside the log. What the history has as well costs nothing, unless it takes
+    /// nothing for so long that the history may have it no more.
+    pub fn keeps(&self, now: u32, long: u32) -> usize {
+        let is_stuck = self.is_blocked && now - self.moved.min(now) >= long;
+        self.alone + if is_stuck { self.shared } else { 0 }
     }
 
     /// Bytes of the log that are kept for it.
@@ -345,6 +369,8 @@ impl Turn {
             goes_on: false,
             is_last: false,
             cost: 0,
+            alone: 0,
+            shared: 0,
             written: None,
         }
     }

@@ -194,6 +194,21 @@ async fn backend_429_too_fast_a_key() {
 }
 
 #[tokio::test]
+async fn backend_429_who_guesses_keys() {
+    let vm = Vm::alone(&[("API_KEY", API_KEY)]).await;
+    let guess = [("authorization", "Bearer of-another-key-altogether")];
+    for _ in 0..21 {
+        ask(&vm, "POST", "/alerts", &guess, "{}").await.assert_refused(401, "forbidden");
+    }
+    for (method, path) in backend_s_routes(&nobody()) {
+        let refused = ask(&vm, method, &path, &[], "{}").await;
+        refused.assert_refused(429, "rate_limited");
+        assert!((1..=10).contains(&refused.header("retry-after").parse::<u8>().unwrap()));
+    }
+    assert_counted(&vm, r#"api_rejected_total{reason="address_guesses"} 5"#).await;
+}
+
+#[tokio::test]
 async fn backend_503_leaving() {
     let Leaving { vm, .. } = &Leaving::start().await;
     for (method, path) in backend_s_routes(&nobody()) {

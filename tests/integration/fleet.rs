@@ -116,9 +116,13 @@ async fn a_killed_vm_takes_up_its_subscription_and_hears_what_it_missed() {
     while heard.len() < 2 {
         heard.push(client.expect("alert").await["id"].as_str().unwrap().to_owned());
     }
-    let late = sin.connect().await;
-    assert_eq!(late.refresh["complete"], true);
-    assert_eq!(ids(late.refresh["events"].as_array().unwrap()), [before, meanwhile]);
+    // Until then nobody is told that it is all.
+    let late = until("catch-up that is complete", async || {
+        let refresh = sin.connect().await.refresh;
+        (refresh["complete"] == true).then_some(refresh)
+    })
+    .await;
+    assert_eq!(ids(late["events"].as_array().unwrap()), [before, meanwhile]);
 }
 
 #[tokio::test]

@@ -283,6 +283,39 @@ async fn who_connects_and_says_nothing_keeps_nobody_out() {
 }
 
 #[tokio::test]
+async fn a_connection_that_is_no_socket_lives_for_a_minute() {
+    let vm = Vm::alone(&[]).await;
+    let files = || std::fs::read_dir(format!("/proc/{}/fd", vm.pid)).unwrap().count();
+    let few = files();
+    let begun = Instant::now();
+    let page = b"GET /static/client.js HTTP/1.1\r\nHost: vm\r\n\r\n";
+    // It asks for ever and reads nothing, until nothing more is taken.
+    let mut deaf = TcpStream::connect(("127.0.0.1", vm.port)).await.unwrap();
+    let (second, pages) = (Duration::from_secs(1), page.repeat(100));
+    while let Ok(Ok(())) = tokio::time::timeout(second, deaf.write_all(&pages)).await {}
+    // This one asks in time, again and again, and reads what it is told.
+    let mut busy = TcpStream::connect(("127.0.0.1", vm.port)).await.unwrap();
+    let opened = Instant::now();
+    let mut answer = vec![0; 64 << 10];
+    while busy.write_all(b"GET /health HTTP/1.1\r\nHost: vm\r\n\r\n").await.is_ok() {
+        if !matches!(within("answer or end", busy.read(&mut answer)).await, Ok(1..)) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_secs(3)).await;
+    }
+    let busy_s = opened.elapsed();
+    let deaf_s = within("end of the other", async {
+        while files() > few {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        begun.elapsed()
+    })
+    .await;
+    println!("a busy connection ended after {busy_s:.1?}, one that never reads after {deaf_s:.1?}");
+    assert!((60..75).contains(&busy_s.as_secs()) && (68..85).contains(&deaf_s.as_secs()));
+}
+
+#[tokio::test]
 async fn control_frames_count_as_messages() {
     let vm = Vm::alone(&[("MESSAGE_RATE", "1"), ("MESSAGE_BURST", "5")]).await;
     let mut witness = vm.connect().await;

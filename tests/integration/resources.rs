@@ -10,6 +10,7 @@ use serde_json::json;
 use tokio::net::TcpStream;
 
 use crate::support::client::{Client, open};
+use crate::support::group::Group;
 use crate::support::http::{get, try_get};
 use crate::support::until;
 use crate::support::vm::{Vm, command};
@@ -81,48 +82,6 @@ async fn out_of_files_it_keeps_those_whom_it_has_and_takes_others_later() {
     vm.connect().await.alert(json!({})).await;
     let complaints = vm.lines("can't accept connections").len();
     assert!(complaints <= 4, "{complaints} lines");
-}
-
-/// A control group of its own, of version 1 or 2; gone with this value.
-struct Group(std::path::PathBuf);
-
-impl Group {
-    /// One whose processes have `share` of a processor.
-    fn of_processor(share: f64) -> Self {
-        let name = format!("alien-alert-{}", std::process::id());
-        let period = 100_000;
-        let quota = (share * f64::from(period)) as u32;
-        let old = std::path::Path::new("/sys/fs/cgroup/cpu");
-        let (root, files) = if old.is_dir() {
-            (old, vec![("cpu.cfs_period_us", period.to_string()), ("cpu.cfs_quota_us", quota.to_string())])
-        } else {
-            (std::path::Path::new("/sys/fs/cgroup"), vec![("cpu.max", format!("{quota} {period}"))])
-        };
-        let group = Self(root.join(name));
-        std::fs::create_dir(&group.0)
-            .expect("control groups can be made by root alone, where they are mounted");
-        for (file, value) in files {
-            std::fs::write(group.0.join(file), value).unwrap();
-        }
-        group
-    }
-
-    fn take(&self, pid: u32) {
-        std::fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
-    }
-
-    fn let_go(&self, pid: u32) {
-        std::fs::write(self.0.parent().unwrap().join("cgroup.procs"), pid.to_string()).unwrap();
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        for pid in std::fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default().lines() {
-            self.let_go(pid.parse().unwrap());
-        }
-        let _ = std::fs::remove_dir(&self.0);
-    }
 }
 
 #[tokio::test]

@@ -41,16 +41,18 @@ pub(super) const CREATED: &str = "created";
 const DELETED_TOPIC: &str = "_deleted-topic_";
 
 impl PubSub {
-    /// Creates the subscription, or takes up the one that is there; creates the topic if missing.
-    pub(super) async fn make_subscription(&self) -> Result<(), BusError> {
+    /// Creates the subscription, or takes up the one that is there; creates the topic if missing. Returns
+    /// whether it was there.
+    pub(super) async fn make_subscription(&self) -> Result<bool, BusError> {
         let mut created = self.create_subscription().await;
         if matches!(&created, Err(failure) if failure.is(Code::NotFound)) {
             self.create_topic(&self.0.topic, Some(self.retention())).await?;
             created = self.create_subscription().await;
         }
+        let was_there = matches!(&created, Err(failure) if failure.is(Code::AlreadyExists));
         let done = match created {
             Ok(()) => "subscription created",
-            Err(failure) if failure.is(Code::AlreadyExists) => self.take_up_subscription().await?,
+            Err(_) if was_there => self.take_up_subscription().await?,
             Err(failure) => return Err(failure.of("creating the subscription")),
         };
         // News when this VM starts; later on it is a part of each try to mend what is named already.
@@ -59,7 +61,7 @@ impl PubSub {
         } else {
             info!(subscription = self.0.subscription, "{done}");
         }
-        Ok(())
+        Ok(was_there)
     }
 
     pub(super) async fn create_subscription(&self) -> Result<(), Failure> {

@@ -42,6 +42,10 @@ use crate::traces::{self, Parent};
 /// caller's: it may go over another connection, and knows when time is over.
 const PUBLISH_TRY: Duration = Duration::from_secs(5);
 
+/// How long Pub/Sub waits for what it gave to a stream before it gives it to another. What comes is handled
+/// at once, so the shortest will do, and what went to the stream of a process that died comes again soon.
+const LEASE: Duration = Duration::from_secs(10);
+
 /// The attribute that names the one VM a message is for.
 const TO: &str = "to";
 
@@ -137,7 +141,7 @@ impl PubSub {
             // The old stream may still be taking messages, into a connection that nobody reads.
             self.remove_subscription().await?;
         }
-        self.make_subscription().await?;
+        let withheld = if self.make_subscription().await? { LEASE + LEASE / 10 } else { Duration::ZERO };
         if !self.0.looked_at_topic.swap(true, Ordering::Relaxed) {
             let bus = self.clone();
             tokio::spawn(async move { bus.keep_messages().await });
@@ -152,7 +156,7 @@ impl PubSub {
 
         let stream = self.listen().await;
         let stream = stream.map_err(|error| BusError::new(format!("making the subscriber: {error}")))?;
-        Ok(Inbox { stream, not_sought })
+        Ok(Inbox { stream, not_sought, withheld })
     }
 
     /// A stream of messages over a connection of its own.
@@ -165,9 +169,7 @@ impl PubSub {
             .build()
             .await?
             .subscribe(&self.0.subscription)
-            // Handled at once, so the shortest lease will do, and what went to the stream of a
-            // process that died comes again as soon as Pub/Sub allows.
-            .set_max_lease_extension(Duration::from_secs(10))
+            .set_max_lease_extension(LEASE)
             // A VM that leaves must not wait for messages it will never handle.
             .set_shutdown_behavior(ShutdownBehavior::NackImmediately)
             .build();
@@ -246,6 +248,7 @@ async fn publisher(
 pub struct Inbox {
     stream: MessageStream,
     pub(super) not_sought: Option<BusError>,
+    pub(super) withheld: Duration,
 }
 
 impl Inbox {

@@ -107,9 +107,13 @@ impl Client {
 }
 
 pub async fn open(port: u16, path: &str) -> Result<WebSocketStream<TcpStream>, Error> {
-    let stream = TcpStream::connect(("127.0.0.1", port)).await?;
-    let url = format!("ws://127.0.0.1:{port}{path}");
-    let (socket, _) = within("answer to a handshake", tokio_tungstenite::client_async(url, stream)).await?;
+    open_over(TcpStream::connect(("127.0.0.1", port)).await?, path).await
+}
+
+/// A socket over a connection that is there.
+pub async fn open_over(stream: TcpStream, path: &str) -> Result<WebSocketStream<TcpStream>, Error> {
+    let url = format!("ws://{}{path}", stream.peer_addr()?);
+    let (socket, _) = within("answer to a handshake", client_async(url, stream)).await?;
     Ok(socket)
 }
 

@@ -1,5 +1,6 @@
 //! Google's own Pub/Sub emulator, started directly as the jar that it is.
 
+use std::ffi::OsString;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
@@ -7,7 +8,11 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde_json::{Value, json};
 
 use super::http::{self, get};
+use super::network::Place;
 use super::until;
+
+/// Where it has an address of its own.
+pub const PORT: u16 = 8085;
 
 pub const PROJECT: &str = "alien-alert-test";
 
@@ -23,6 +28,14 @@ impl Emulator {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let emulator = Self { process: spawn(port), port };
         emulator.answers().await;
+        emulator
+    }
+
+    /// Starts it in a place of a network, from where `other` can reach it.
+    pub async fn start_at(place: &Place, other: &Place) -> Self {
+        // It asks itself by its loopback.
+        let emulator = Self { process: spawn_by(&place.enter(), "0.0.0.0", PORT), port: PORT };
+        until("emulator", async || other.connect(place.address, PORT).await.ok()).await;
         emulator
     }
 
@@ -133,10 +146,18 @@ impl Drop for Emulator {
 }
 
 fn spawn(port: u16) -> Child {
-    Command::new("java")
+    spawn_by(&[], "127.0.0.1", port)
+}
+
+/// The emulator by a command of one's own, whose process becomes the emulator's.
+fn spawn_by(words: &[OsString], host: &str, port: u16) -> Child {
+    let java = ["java".into()];
+    let mut words = words.iter().chain(&java);
+    Command::new(words.next().unwrap())
+        .args(words)
         .args(["-Xmx512m", "-XX:+UseSerialGC", "-jar"])
         .arg(jar())
-        .args(["--host=127.0.0.1", &format!("--port={port}")])
+        .args([&format!("--host={host}"), &format!("--port={port}")])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()

@@ -80,13 +80,25 @@ pub async fn request(
     headers: &[(&str, &str)],
     body: &str,
 ) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
+    let connected = TcpStream::connect(("127.0.0.1", port)).await?;
+    request_over(connected, method, path, headers, body).await
+}
+
+/// The same over a connection that is there.
+pub async fn request_over(
+    stream: TcpStream,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Result<Answer, Box<dyn std::error::Error + Send + Sync>> {
     within("answer to an HTTP request", async {
-        let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        let host = stream.peer_addr()?.to_string();
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);
         let mut request = hyper::Request::builder().method(method).uri(path);
         if !headers.iter().any(|(name, _)| *name == "host") {
-            request = request.header("host", format!("127.0.0.1:{port}"));
+            request = request.header("host", host);
         }
         for (name, value) in headers {
             request = request.header(*name, *value);

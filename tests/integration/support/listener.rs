@@ -29,7 +29,11 @@ struct Heard {
 
 impl Listener {
     pub async fn connect(port: u16) -> Self {
-        let (sender, mut receiver) = open(port, "/ws").await.unwrap().split();
+        Self::on(open(port, "/ws").await.unwrap())
+    }
+
+    pub fn on(socket: WebSocketStream<TcpStream>) -> Self {
+        let (sender, mut receiver) = socket.split();
         let heard = Arc::new(Heard::default());
         let growing = Arc::clone(&heard);
         let reading = tokio::spawn(async move {
@@ -69,6 +73,12 @@ impl Listener {
             })
             .await;
         }
+    }
+
+    /// When an event came that has come.
+    pub fn came(&self, id: &str) -> Instant {
+        let messages = self.heard.messages.lock().unwrap();
+        messages.iter().find(|(_, message)| message["type"] == "alert" && message["id"] == id).unwrap().0
     }
 
     /// The ids of all events so far, as often as they came, in their order.
