@@ -4,21 +4,19 @@
 //! decides it, with a push to a queue for each shard, however many sockets there are.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Wake;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use super::Arrival;
+use super::queue::Queue;
 use crate::channel::Channel;
 use crate::frame::Frame;
 use crate::metrics::Stopwatch;
 use crate::wire::Close;
-
-/// Bytes of events that wait for a shard before no more are taken from the topic, which keeps them.
-const ROOM: u64 = 4 << 20;
 
 /// Parts that are no more together are copied into one: that costs less than many pieces cost the system.
 const SMALL: usize = 4 << 10;
@@ -107,75 +105,51 @@ impl SocketId {
 /// What waits in it is bounded by those who fill it: events by [`Mailbox::room`], what is said to one
 /// socket by that socket's rate, the publications under way, the receipts awaited and the asks under way.
 #[derive(Clone, Default)]
-pub struct Mailbox(Arc<Inner>);
-
-#[derive(Default)]
-struct Inner {
-    // A std mutex: held for a push or a swap, never over an await.
-    commands: Mutex<VecDeque<Command>>,
-    filled: Notify,
-    /// Bytes of events that not every socket was offered yet.
-    behind: AtomicU64,
-    caught_up: Notify,
-}
+pub struct Mailbox(Arc<Queue<Command>>);
 
 impl Mailbox {
     pub fn tell(&self, channel: Option<Channel>, except: Option<SocketId>, frame: Frame) {
-        self.0.behind.fetch_add(frame.bytes().len() as u64, Ordering::Relaxed);
-        self.send(Command::Tell(Audience { channel, except }, frame));
+        let bytes = frame.bytes().len() as u64;
+        self.0.push_event(Command::Tell(Audience { channel, except }, frame), bytes);
     }
 
     pub fn send(&self, command: Command) {
-        let mut commands = self.commands();
-        commands.push_back(command);
-        let was_empty = commands.len() == 1;
-        drop(commands);
-        if was_empty {
-            self.0.filled.notify_one();
-        }
+        self.0.push(command);
     }
 
-    /// Waits until the shard has caught up with its events so far that more can be told. Cancel-safe.
+    /// Waits until the shard has caught up with its events so far that more can be told. Cancel-safe; for
+    /// one task, who hands events out.
     pub async fn room(&self) {
-        loop {
-            let caught_up = self.0.caught_up.notified();
-            if self.0.behind.load(Ordering::Relaxed) < ROOM {
-                return;
-            }
-            caught_up.await;
-        }
+        self.0.room().await;
     }
 
     /// All commands so far, into `commands`, which is empty and gives its room back.
     pub(super) fn take(&self, commands: &mut VecDeque<Command>) {
-        std::mem::swap(&mut *self.commands(), commands);
+        self.0.take(commands);
     }
 
-    /// Waits for commands. Cancel-safe.
+    /// Waits for commands. Cancel-safe; for one task, the shard.
     pub(super) async fn filled(&self) {
-        self.0.filled.notified().await;
+        self.0.filled().await;
     }
 
     /// Every socket was offered `bytes` more of the events.
     pub(super) fn offered(&self, bytes: u64) {
-        self.0.behind.fetch_sub(bytes, Ordering::Relaxed);
-        self.0.caught_up.notify_waiters();
+        self.0.offered(bytes);
     }
 
     /// All commands so far, for tests that are a shard themselves.
     #[cfg(test)]
     pub fn waiting(&self) -> Vec<Command> {
-        self.0.behind.store(0, Ordering::Relaxed);
-        std::mem::take(&mut *self.commands()).into()
+        let mut commands = VecDeque::new();
+        self.take(&mut commands);
+        self.offered(self.0.behind());
+        commands.into()
     }
 
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
-        self.commands().is_empty()
-    }
-
-    fn commands(&self) -> MutexGuard<'_, VecDeque<Command>> {
-        self.0.commands.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.is_empty()
     }
 }
 

@@ -8,9 +8,13 @@
 //!
 //! There is a shard for each thread of the runtime; a socket stays in its own.
 
+#[cfg(test)]
+mod interleavings;
 mod log;
 mod mailbox;
+mod queue;
 mod socket;
+mod sync;
 #[cfg(test)]
 mod tests;
 

@@ -1,0 +1,165 @@
+//! The [`queue`] under loom: a few senders and the one receiver, in every order that threads and memory can
+//! have.
+//!
+//! loom, and not schedules by chance: what is shared is small enough to try all, and loom knows what
+//! `Relaxed` allows, which no run on x86-64 shows. A wake-up that is missed is a deadlock, which it tells of.
+//! The file is compiled once more here, with loom's types in place of [`sync`](super::sync)'s: the program
+//! carries nothing of it, and these are tests like others.
+
+use std::collections::VecDeque;
+use std::future::Future as _;
+use std::pin::pin;
+use std::task::{Context, Waker};
+
+use loom::future::block_on;
+use loom::model::Builder;
+use loom::sync::Arc;
+use loom::thread::{self, JoinHandle};
+
+use self::queue::{Queue, ROOM};
+
+mod sync {
+    pub use std::sync::PoisonError;
+    use std::task::Waker;
+
+    pub use loom::sync::atomic::{AtomicU64, Ordering};
+    pub use loom::sync::{Mutex, MutexGuard};
+
+    #[derive(Default)]
+    pub struct AtomicWaker(loom::future::AtomicWaker);
+
+    impl AtomicWaker {
+        pub fn register(&self, waker: &Waker) {
+            self.0.register_by_ref(waker);
+        }
+
+        pub fn wake(&self) {
+            self.0.wake();
+        }
+    }
+}
+
+#[expect(clippy::duplicate_mod, reason = "the same code over other types")]
+#[path = "queue.rs"]
+mod queue;
+
+/// In so many places a thread may lose its turn where it could go on. Faults of this kind need one or two; each
+/// more takes several times as long.
+const PREEMPTIONS: usize = 2;
+
+fn in_every_order(threads: impl Fn() + Send + Sync + 'static) {
+    let mut builder = Builder::new();
+    builder.preemption_bound = Some(PREEMPTIONS);
+    builder.check(threads);
+}
+
+/// A thread that puts these into the queue.
+fn sender<T: 'static>(queue: &Arc<Queue<T>>, items: impl IntoIterator<Item = T> + 'static) -> JoinHandle<()> {
+    let queue = Arc::clone(queue);
+    thread::spawn(move || items.into_iter().for_each(|item| queue.push(item)))
+}
+
+/// Waits for something, as a shard does, and takes all.
+fn receive<T>(queue: &Queue<T>) -> VecDeque<T> {
+    let mut items = VecDeque::new();
+    block_on(queue.filled());
+    queue.take(&mut items);
+    assert!(!items.is_empty(), "woken for nothing");
+    items
+}
+
+#[test]
+fn nothing_is_lost_and_each_sender_s_order_stays() {
+    in_every_order(|| {
+        let queue = Arc::new(Queue::default());
+        let senders = ["a", "b"].map(|name| sender(&queue, [(name, 1), (name, 2)]));
+        let mut received = Vec::new();
+        while received.len() < 4 {
+            received.extend(receive(&queue));
+        }
+        for name in ["a", "b"] {
+            let of_one = received.iter().filter(|(sender, _)| *sender == name).map(|(_, number)| *number);
+            assert_eq!(of_one.collect::<Vec<_>>(), [1, 2]);
+        }
+        senders.into_iter().for_each(|sender| sender.join().unwrap());
+        assert!(queue.is_empty());
+    });
+}
+
+#[test]
+fn who_hands_out_events_waits_for_the_room_and_is_woken() {
+    in_every_order(|| {
+        let queue = Arc::new(Queue::default());
+        let told = Arc::clone(&queue);
+        // Each fills all the room there is.
+        let teller = thread::spawn(move || {
+            for number in 0..3 {
+                block_on(told.room());
+                told.push_event(number, ROOM);
+            }
+        });
+        for number in 0..3 {
+            assert_eq!(receive(&queue), [number], "no second one while the first has all the room");
+            assert_eq!(queue.behind(), ROOM);
+            queue.offered(ROOM);
+        }
+        teller.join().unwrap();
+        assert_eq!((queue.behind(), queue.is_empty()), (0, true));
+    });
+}
+
+#[test]
+fn events_and_what_is_said_meanwhile_both_wake_the_shard() {
+    in_every_order(|| {
+        let queue = Arc::new(Queue::default());
+        let told = Arc::clone(&queue);
+        let teller = thread::spawn(move || {
+            for _ in 0..2 {
+                block_on(told.room());
+                told.push_event(ROOM, ROOM);
+            }
+        });
+        let socket = sender(&queue, [0]);
+        let mut received = 0;
+        while received < 3 {
+            for bytes in receive(&queue) {
+                received += 1;
+                if bytes > 0 {
+                    assert!(queue.behind() <= ROOM);
+                    queue.offered(bytes);
+                }
+            }
+        }
+        teller.join().unwrap();
+        socket.join().unwrap();
+        assert_eq!((queue.behind(), queue.is_empty()), (0, true));
+    });
+}
+
+#[test]
+fn a_wait_that_is_given_up_takes_no_wake_up_along() {
+    in_every_order(|| {
+        let queue = Arc::new(Queue::default());
+        let sender = sender(&queue, [1, 2]);
+        let mut received = Vec::new();
+        while received.len() < 2 {
+            let _ = pin!(queue.filled()).poll(&mut Context::from_waker(Waker::noop()));
+            received.extend(receive(&queue));
+        }
+        assert_eq!(received, [1, 2]);
+        sender.join().unwrap();
+    });
+}
+
+#[test]
+fn what_comes_when_the_shard_is_gone_is_dropped_with_the_last_sender() {
+    in_every_order(|| {
+        let item = std::sync::Arc::new(());
+        let queue = Arc::new(Queue::default());
+        let senders = [1, 2].map(|count| sender(&queue, vec![std::sync::Arc::clone(&item); count]));
+        drop(receive(&queue));
+        drop(queue);
+        senders.into_iter().for_each(|sender| sender.join().unwrap());
+        assert_eq!(std::sync::Arc::strong_count(&item), 1);
+    });
+}
