@@ -222,6 +222,14 @@ mod tests {
     }
 
     #[test]
+    fn who_flooded_is_forgotten_when_it_need_not_wait_any_longer() {
+        let pauses = Pauses::default();
+        pauses.pause(A, Duration::ZERO);
+        pauses.pause(B, FLOOD_PAUSE);
+        assert!(pauses.until().keys().eq([&B]));
+    }
+
+    #[test]
     fn one_address_s_haste_is_its_own() {
         let admission = admission(&[("UPGRADE_RATE", "1"), ("UPGRADE_BURST", "2")]);
         assert!(admission.admit(A).is_ok() && admission.admit(A).is_ok());

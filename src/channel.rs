@@ -4,7 +4,6 @@
 //! into it that no other channel has (`auth0|5f7c`, `ann@example.org`). Another spelling of it would be a
 //! second name for the same thing, which each backend would have to make in the same way.
 
-use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -41,12 +40,6 @@ impl Channel {
     }
 
     pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl Borrow<str> for Channel {
-    fn borrow(&self) -> &str {
         &self.0
     }
 }

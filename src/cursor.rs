@@ -90,5 +90,16 @@ mod tests {
             assert_eq!(Cursor::parse(text, 1), Err(BadCursor::Malformed), "{text}");
         }
         assert_eq!(Cursor::parse("1-7fffffffffffffff", 1), Err(BadCursor::Future));
+        let padded = |length: usize| format!("{:0>width$}-00000001", 1, width = length - 9);
+        assert_eq!(Cursor::parse(&padded(32), 1), Ok(Cursor { topic: 1, at: 1 }));
+        assert_eq!(Cursor::parse(&padded(33), 1), Err(BadCursor::Malformed), "longer than any");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_topic_s_clock_may_be_a_minute_ahead() {
+        let ahead = Cursor { topic: 1, at: clock::now_micros() + SKEW.as_micros() as i64 };
+        assert_eq!(Cursor::parse(&ahead.to_string(), 1), Ok(ahead));
+        let further = Cursor { at: ahead.at + 1, ..ahead };
+        assert_eq!(Cursor::parse(&further.to_string(), 1), Err(BadCursor::Future));
     }
 }

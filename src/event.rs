@@ -470,6 +470,67 @@ mod tests {
     }
 
     #[test]
+    fn kinds_are_words_and_an_app_s_own_is_no_label() {
+        for (name, kind, label) in [
+            ("alert", Kind::Alert, "alert"),
+            ("broadcast", Kind::Broadcast, "broadcast"),
+            ("job.done", Kind::App("job.done".into()), "app"),
+        ] {
+            assert_eq!(Kind::from(name.to_owned()), kind);
+            assert_eq!((kind.name(), kind.label()), (name, label));
+        }
+    }
+
+    #[test]
+    fn names_longer_than_any_and_impossible_sequences_are_refused_wherever_they_stand() {
+        let long = "x".repeat(MAX_NAME);
+        let longer = &"x".repeat(MAX_NAME + 1);
+        let sequence = |number: u64| Sequence { started: 1, number, first: 1, first_at: 1 };
+        let event = |instance: &str, region: &str| {
+            format!(
+                r#"{{"event":{{"id":"1","type":"alert","senderId":"s","data":1,"timestamp":7,
+                "origin":{{"instance":"{instance}","region":"{region}"}},
+                "sequence":{{"started":1,"number":1,"first":1,"firstAt":1}}}}}}"#
+            )
+        };
+        let beacon = |instance: &str, own: u64, heard: &str, its: u64| {
+            let heard = Heard { instance: heard.into(), sequence: sequence(its), at: 1, lost: Vec::new() };
+            let beacon = Beacon {
+                origin: Origin { instance: instance.into(), region: "r".into() },
+                sequence: sequence(own),
+                settled_until: 1,
+                beat: 1,
+                asking: false,
+                clients: 1,
+                round_trip_ms: None,
+                interval_ms: 1_000,
+                leaving: false,
+                given_up: Vec::new(),
+                heard: vec![heard],
+            };
+            String::from_utf8(Told::Beacon(beacon).encode().into()).unwrap()
+        };
+        let receipts =
+            |instance: &str| format!(r#"{{"receipts":{{"instance":"{instance}","receipts":[]}}}}"#);
+        for told in [event(&long, &long), beacon(&long, 1, &long, 1), receipts(&long)] {
+            assert!(Told::decode(told.as_bytes()).is_ok(), "{told}");
+        }
+        for told in [
+            event(longer, "r"),
+            event("i", longer),
+            event(longer, longer),
+            beacon(longer, 1, "h", 1),
+            beacon("i", 1 << 53, "h", 1),
+            beacon("i", 1, longer, 1),
+            beacon("i", 1, "h", 1 << 53),
+            receipts(longer),
+        ] {
+            assert!(Told::decode(told.as_bytes()).is_err(), "{told}");
+            assert!(Numbered::decode(told.as_bytes()).is_none(), "{told}");
+        }
+    }
+
+    #[test]
     fn what_is_not_ours_is_an_error_and_no_panic() {
         let event = |sequence: &str| {
             format!(
@@ -485,6 +546,10 @@ mod tests {
         ] {
             assert!(Told::decode(event(sequence).as_bytes()).is_err(), "{sequence}");
             assert!(Numbered::decode(event(sequence).as_bytes()).is_none(), "{sequence}");
+        }
+        for (number, is_possible) in [((1_u64 << 53) - 1, true), (1 << 53, false)] {
+            let sequence = format!(r#"{{"started":1,"number":{number},"first":1,"firstAt":1}}"#);
+            assert_eq!(Told::decode(event(&sequence).as_bytes()).is_ok(), is_possible, "{number}");
         }
         for data in [&b""[..], b"null", b"{}", b"[]", b"{\"event\":{}}", b"{\"later\":{}}", b"\xff"] {
             assert!(Told::decode(data).is_err() && Numbered::decode(data).is_none());

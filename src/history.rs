@@ -298,16 +298,9 @@ impl Page {
     }
 }
 
-fn join<'a>(events: impl Iterator<Item = &'a Remembered> + Clone) -> Bytes {
-    let length = events.clone().map(|event| event.payload.len() + 1).sum();
-    let mut joined = Vec::with_capacity(length);
-    for event in events {
-        if !joined.is_empty() {
-            joined.push(b',');
-        }
-        joined.extend_from_slice(&event.payload);
-    }
-    joined.into()
+fn join<'a>(events: impl Iterator<Item = &'a Remembered>) -> Bytes {
+    let payloads: Vec<&[u8]> = events.map(|event| &*event.payload).collect();
+    payloads.join(&b","[..]).into()
 }
 
 /// The ids of the window, as 64-bit hashes with a key of this process: a quarter of the memory,
@@ -373,23 +366,59 @@ mod tests {
 
     #[test]
     fn any_order_over_many_pages_comes_out_sorted() {
-        let mut history = history(10_000, 1 << 24);
-        let first = clock::now_micros() - 2_003 * SECOND;
-        // 7 and 2,003 have no common factor: every number once, far out of order.
-        for step in 0..2_003_i64 {
-            let at = step * 7 % 2_003;
-            history.push(None, first + at * SECOND, Bytes::from(format!("{at:04}")));
-            // Joined pages must not stay when something is put between.
-            history.since(None, None);
+        // They have no factor in common with 2,003: every number once, far out of order.
+        for factor in [7, 619] {
+            let mut history = history(10_000, 1 << 24);
+            let first = clock::now_micros() - 2_003 * SECOND;
+            for step in 0..2_003_i64 {
+                let at = step * factor % 2_003;
+                history.push(None, first + at * SECOND, Bytes::from(format!("{at:04}")));
+                // Joined pages must not stay when something is put between.
+                history.since(None, None);
+            }
+            let expected: Vec<_> = (0..2_003).map(|at| format!("{at:04}")).collect();
+            assert_eq!(texts(&history.since(None, None)), expected);
+            let since = first + 1_500 * SECOND + micros(OVERLAP);
+            assert_eq!(texts(&history.since(None, Some(since))), expected[1_500..]);
+            let pages = &history.streams[&None].pages;
+            assert_eq!(pages.iter().map(|page| page.events.len()).sum::<usize>(), history.len());
+            assert!(pages.iter().all(|page| page.events.len() <= 2 * PAGE), "none grows for ever");
+            assert!(pages.len() <= history.len() / PAGE + 1, "{} pages", pages.len());
         }
-        let expected: Vec<_> = (0..2_003).map(|at| format!("{at:04}")).collect();
+    }
+
+    #[test]
+    fn what_was_published_at_one_time_keeps_the_order_in_which_it_came() {
+        let mut history = history(1_000, 1 << 20);
+        let now = clock::now_micros();
+        let expected: Vec<_> = (0..5 * PAGE).map(|number| number.to_string()).collect();
+        for text in &expected {
+            history.push(None, now, Bytes::from(text.clone()));
+        }
         assert_eq!(texts(&history.since(None, None)), expected);
-        let since = first + 1_500 * SECOND + micros(OVERLAP);
-        assert_eq!(texts(&history.since(None, Some(since))), expected[1_500..]);
-        assert_eq!(
-            history.streams[&None].pages.iter().map(|page| page.events.len()).sum::<usize>(),
-            history.len()
-        );
+    }
+
+    #[test]
+    fn what_was_missed_is_told_on_every_channel() {
+        let mut history = history(1, 1 << 20);
+        let [one, other] = ["one", "other"].map(|name| Channel::new(name).unwrap());
+        let now = clock::now_micros();
+        for at in [now, now + 1] {
+            history.push(Some(&one), at, Bytes::from_static(b"a"));
+        }
+        let reason = |history: &mut History, channel: &Channel, since: i64| {
+            history.since(Some(channel), Some(since)).missing.map(|hole| (hole.reason, hole.to))
+        };
+        history.miss(now);
+        assert_eq!(reason(&mut history, &one, now - 1), Some((Missing::TooMany, now)), "as it was before");
+        assert_eq!(reason(&mut history, &other, now - 1), Some((Missing::TooOld, now)));
+        assert_eq!(reason(&mut history, &other, now), None);
+        history.miss(now + 2);
+        history.miss(now + 1);
+        for channel in [&one, &other] {
+            assert_eq!(reason(&mut history, channel, now + 1), Some((Missing::TooOld, now + 2)));
+            assert_eq!(history.reaches(Some(channel)), now + 2);
+        }
     }
 
     #[test]
@@ -407,6 +436,8 @@ mod tests {
         let from = Some(since - micros(OVERLAP));
         let hole = Hole { reason: Missing::TooMany, from, to: now - 300 * SECOND };
         assert_eq!(early.missing, Some(hole));
+        let heard = history.since(None, Some(now - 300 * SECOND));
+        assert_eq!(heard.missing, None, "one that heard the last that is gone lacks nothing");
         let late = history.since(None, Some(now - 110 * SECOND));
         assert_eq!(texts(&late), ["c"]);
         assert_eq!(late.missing, None);
@@ -420,7 +451,9 @@ mod tests {
         assert_eq!(history.since(None, Some(cursor)).missing, None, "nothing came in two hours");
         let at = clock::now_micros();
         history.push(None, at, Bytes::from_static(b"a"));
-        tokio::time::advance(Duration::from_secs(3_601)).await;
+        tokio::time::advance(Duration::from_secs(3_600)).await;
+        assert_eq!(texts(&history.since(None, Some(cursor))), ["a"], "it is as old as it may be");
+        tokio::time::advance(Duration::from_secs(1)).await;
         let missing = history.since(None, Some(cursor)).missing.unwrap();
         assert_eq!(missing.reason, Missing::TooOld);
         assert_eq!(history.since(None, Some(at)).missing, None, "one that heard it lacks nothing");
@@ -429,11 +462,12 @@ mod tests {
     #[test]
     fn is_bounded_by_bytes_and_by_age() {
         let mut history = history(100, 3 * (10 + OVERHEAD) + STREAM_OVERHEAD);
+        assert!(history.is_empty());
         let now = clock::now_micros();
         for _ in 0..10 {
             history.push(None, now, Bytes::from_static(b"0123456789"));
         }
-        assert_eq!(history.len(), 3);
+        assert_eq!((history.len(), history.is_empty()), (3, false));
         history.push(None, now - 3601 * SECOND, Bytes::from_static(b"old"));
         assert_eq!(history.len(), 3);
     }
@@ -444,7 +478,10 @@ mod tests {
         let now = clock::now_micros();
         history.push(None, now - 59 * SECOND, Bytes::from_static(b"just before"));
         history.push(None, now - 61 * SECOND, Bytes::from_static(b"long before"));
-        assert_eq!(texts(&history.since(None, Some(now))), ["just before"]);
+        history.push(None, now - 60 * SECOND, Bytes::from_static(b"a minute before"));
+        assert_eq!(texts(&history.since(None, Some(now))), ["a minute before", "just before"]);
+        assert_eq!(texts(&history.since(None, Some(now + SECOND))), ["just before"]);
+        assert!(texts(&history.since(None, Some(now + SECOND + 1))).is_empty());
     }
 
     #[test]
@@ -472,6 +509,9 @@ mod tests {
         assert!(texts(&history.since(Some(&quiet), None)).is_empty());
         let missing = history.since(Some(&quiet), Some(since)).missing;
         assert!(missing.is_some(), "its stream is gone, and that something was there is remembered");
+        let events = history.streams.values().flat_map(|stream| &stream.pages).flat_map(|page| &page.events);
+        let taken: usize = events.map(|event| event.payload.len() + OVERHEAD).sum();
+        assert_eq!(history.bytes(), taken + history.streams.len() * STREAM_OVERHEAD);
         assert!(history.bytes <= history.limits.bytes);
         assert_eq!(history.beginnings.len(), history.streams.values().filter(|s| s.events > 0).count());
     }
@@ -484,7 +524,8 @@ mod tests {
             history.push(None, now + at, Bytes::from_static(b"0123456789"));
         }
         let (one, other) = (history.since(None, None), history.since(None, None));
-        assert!(one.parts.len() <= 1_000 / PAGE + 1, "{} parts", one.parts.len());
+        assert_eq!(one.parts.len(), 1_000 / PAGE + 1);
+        assert!(history.streams[&None].pages.iter().all(|page| page.events.len() <= PAGE));
         let same = one.parts.iter().zip(&other.parts).all(|(one, other)| one.as_ptr() == other.as_ptr());
         assert!(same);
     }
@@ -533,6 +574,16 @@ mod tests {
         }
         assert_eq!(history.len(), ids.len());
         assert!(ids.iter().all(|id| !history.first_sight(id)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_id_is_remembered_while_its_event_may_come_a_window_late() {
+        let mut history = history(10, 1 << 20);
+        assert!(history.first_sight("a"));
+        tokio::time::advance(2 * (Duration::from_secs(3_600) + OVERLAP)).await;
+        assert!(!history.first_sight("a"));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(history.first_sight("a"));
     }
 
     #[test]

@@ -212,8 +212,11 @@ mod tests {
 
     #[test]
     fn all_hear_but_the_excepted() {
+        assert!(Hub::new(Arc::new([])).is_empty());
         let (hub, [first, second]) = hub();
         assert_eq!(*hub.loads, [2, 1], "spread over the shards");
+        assert_eq!((hub.len(), hub.outboxes().len(), hub.is_empty()), (3, 3, false));
+        assert!(hub.get("a").is_some() && hub.get("elsewhere").is_none());
         assert_eq!(hub.send(None, &Frame::text(b"1"), None), 3);
         assert_eq!(hub.send(None, &Frame::text(b"2"), Some("b")), 2);
         assert_eq!(hub.send(None, &Frame::text(b"3"), Some("elsewhere")), 3);

@@ -544,6 +544,7 @@ mod tests {
     async fn a_number_is_new_once() {
         let mut ledger = Ledger::new(0);
         assert!(ledger.hear("a", &sequence(1), 1));
+        assert!(ledger.is_whole());
         assert!(ledger.hear("a", &sequence(4), 4));
         assert!(!ledger.is_whole());
         assert!(ledger.hear("a", &sequence(2), 5) && !ledger.hear("a", &sequence(2), 6));
@@ -560,12 +561,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_beacon_shows_what_is_missing_at_the_end() {
-        let mut ledger = Ledger::new(0);
+        let mut ledger = Ledger::new(100);
         ledger.hear("a", &sequence(1), 100);
         ledger.learn("a", &sequence(3), 0, &[], 200);
         assert_eq!(ledger.awaited_since(), Some(100));
+        tokio::time::advance(OVERTAKING).await;
         assert_eq!(ledger.missing(0), None, "it may just have been overtaken");
-        tokio::time::advance(OVERTAKING * 2).await;
+        tokio::time::advance(Duration::from_millis(1)).await;
         assert_eq!(ledger.missing(150), Some((100, 200)));
         assert_eq!(ledger.missing(201), None, "not missing for one that has all up to there");
         ledger.learn("a", &sequence(3), 0, &[2..3, 3..4], 300);
@@ -610,7 +612,7 @@ mod tests {
     async fn a_hole_is_sought_and_at_last_given_up_but_still_filled_when_it_comes() {
         let mut ledger = Ledger::new(0);
         ledger.hear("a", &sequence(1), 100);
-        ledger.hear("a", &sequence(4), 400);
+        ledger.hear("a", &sequence(5), 400);
         assert_eq!(ledger.overdue(), Overdue::default());
         for (seek, anew, patience) in [(1, 0, PATIENCE), (0, 1, LONG_PATIENCE)] {
             tokio::time::advance(patience + SPREAD).await;
@@ -618,12 +620,43 @@ mod tests {
             assert_eq!(ledger.overdue(), Overdue::default());
         }
         tokio::time::advance(PATIENCE + SPREAD).await;
-        assert_eq!(ledger.overdue().lost, Some((2, (100, 400))));
+        assert_eq!(ledger.overdue().lost, Some((3, (100, 400))));
         assert_eq!(ledger.overdue(), Overdue::default());
         assert!(ledger.is_whole() && ledger.awaited_since().is_none());
         assert_eq!(ledger.missing(0), Some((100, 400)));
-        assert!(ledger.hear("a", &sequence(2), 500) && ledger.hear("a", &sequence(3), 500));
+        assert_eq!(
+            ledger.vouch(|_, _| false)[0].lost,
+            [Range { start: 2, end: 5 }],
+            "others need not seek it"
+        );
+        assert!((2..5).all(|number| ledger.hear("a", &sequence(number), 500)));
         assert_eq!(ledger.missing(0), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_topic_brings_anew_has_its_time_again() {
+        let mut ledger = Ledger { slack: Duration::from_secs(1), ..Ledger::new(0) };
+        ledger.hear("a", &sequence(2), 200);
+        tokio::time::advance(PATIENCE).await;
+        assert_eq!(ledger.overdue(), Overdue::default(), "each VM waits for a while of its own");
+        ledger.wait_again();
+        tokio::time::advance(PATIENCE).await;
+        assert_eq!(ledger.overdue(), Overdue::default());
+        tokio::time::advance(ledger.slack).await;
+        assert_eq!(ledger.overdue(), Overdue { seek: 1, ..Overdue::default() });
+        ledger.hear("b", &sequence(2), 300);
+        assert_eq!(ledger.missing(250), Some((0, 300)), "what was not just published was not overtaken");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_given_up_opens_no_hole_where_there_was_none() {
+        let mut ledger = Ledger::new(0);
+        ledger.hear("a", &sequence(1), 100);
+        ledger.hear("a", &sequence(3), 300);
+        ledger.learn("a", &sequence(5), 0, &[Range { start: 2, end: 3 }], 500);
+        assert!(!ledger.hear("a", &sequence(3), 600), "heard before");
+        assert!(ledger.hear("a", &sequence(4), 600) && ledger.hear("a", &sequence(5), 600));
+        assert!(ledger.is_whole());
     }
 
     #[tokio::test(start_paused = true)]
@@ -638,6 +671,31 @@ mod tests {
         ledger.learn("a", &later, 0, &[], 7_003);
         assert!(ledger.is_whole());
         assert_eq!(ledger.reaches(), 6_000);
+        assert!(!ledger.hear("a", &late, 7_004));
+        assert_eq!(ledger.runs["a"][0].first, 12, "an old message does not bring the window back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_window_that_moves_over_what_was_heard_leaves_nothing_unproven() {
+        let mut ledger = Ledger::new(0);
+        for (number, first) in [(1, 1), (2, 2), (4, 3), (5, 3)] {
+            ledger.hear("a", &Sequence { first, first_at: 7, ..sequence(number) }, 8_000);
+        }
+        assert_eq!((ledger.reaches(), ledger.is_whole()), (0, false), "the third may still come");
+        let told = Sequence { started: 1, number: 5, first: 3, first_at: 7 };
+        assert_eq!(ledger.vouch(|_, _| false)[0].sequence, told);
+        let fresh = Sequence { first_at: 9, ..told };
+        ledger.learn("a", &fresh, 0, &[], 9_500);
+        assert_eq!(ledger.awaited_since(), Some(9_000), "it was given after that");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_list_of_holes_takes_no_room_when_they_are_closed() {
+        let mut ledger = Ledger::new(0);
+        for number in (2..=16).step_by(2).chain((1..16).step_by(2)) {
+            assert!(ledger.hear("a", &sequence(number), 1));
+        }
+        assert_eq!(ledger.runs["a"][0].holes.capacity(), 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -662,6 +720,7 @@ mod tests {
         for vm in 0..VOUCHED + 4 {
             ledger.hear(&format!("vm-{vm}"), &sequence(1), 1);
         }
+        ledger.learn("one that said nothing", &sequence(0), 0, &[], 1);
         let mut other = Ledger::new(0);
         for _ in 0..2 {
             let told = ledger.vouch(|instance, _| instance == "vm-0");
@@ -687,6 +746,18 @@ mod tests {
         assert_eq!(ledger.runs["a"][0].holes.len(), MAX_HOLES);
         let missing: u64 = ledger.holes().map(|hole| hole.numbers.end - hole.numbers.start).sum();
         assert!(missing >= 1_999, "merged, they are more than there are: {missing}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_came_at_one_time_is_forgotten_at_one_time() {
+        let mut ledger = Ledger::new(0);
+        let mut processes = 0;
+        while ledger.reaches == 0 {
+            processes += 1;
+            ledger.hear(&format!("{processes}"), &sequence(1), 1);
+        }
+        assert_eq!((ledger.reaches, ledger.size, ledger.runs.len()), (2, 0, 0));
+        assert!(processes > 18_000, "{processes}");
     }
 
     #[tokio::test(start_paused = true)]

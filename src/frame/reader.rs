@@ -82,7 +82,6 @@ impl Reader {
                             begun.extend_from_slice(&payload);
                             begun
                         }
-                        (Data::Binary, None) => return Err(Violation::Binary),
                         (Data::Continue, None) => return Err(Violation::Protocol("nothing to continue")),
                         _ => return Err(Violation::Protocol("a message within a message")),
                     };
@@ -284,6 +283,7 @@ mod tests {
             (in_two, Protocol("a length in another form than it must have")),
             (in_eight(126), Protocol("a length in another form than it must have")),
             (in_eight(u64::MAX), Protocol("a length in another form than it must have")),
+            (in_eight(1 << 63), Protocol("a length in another form than it must have")),
             (unmasked, Protocol("a client's frames are masked")),
             (unmasked_ping, Protocol("a client's frames are masked")),
             (frame(0x08, b""), Protocol("a control frame in fragments")),
@@ -303,6 +303,8 @@ mod tests {
             (frame(0x81, &[0xc0, 0xaf]), NotUtf8),
             (frame(0x82, b"x"), Binary),
             (frame(0x02, b"x"), Binary),
+            // No need to wait for all of it.
+            (frame(0x82, &[b'x'; LIMIT + 1])[..8].to_vec(), Binary),
             (frame(0x81, &[b'x'; LIMIT + 1]), TooLarge),
             (fragments, TooLarge),
             (huge, TooLarge),

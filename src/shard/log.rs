@@ -96,6 +96,16 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_is_moved_when_it_is_the_smaller_part() {
+        let mut log = Log::new();
+        log.push(&[0; 100]);
+        for (told, kept) in [(50, 100), (51, 49)] {
+            log.forget(told);
+            assert_eq!((log.bytes.len(), log.head()), (kept, 100));
+        }
+    }
+
+    #[test]
     fn a_burst_s_room_is_given_back() {
         let mut log = Log::new();
         log.push(&vec![0; 10 * KEPT]);

@@ -222,18 +222,23 @@ impl Shard {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         for round in 1_u64.. {
-            // Where commands come without end, others on this thread have their turn all the same.
-            let idle = self.is_idle() && round % ROUNDS_AT_ONCE != 0;
+            let may_wait = self.may_wait(round);
             select! {
                 // The tick first, or one that is always busy would have none.
                 biased;
                 _ = tick.tick(), if !self.sockets.is_empty() || self.unread > 0 => self.tend(),
-                () = yield_now(), if !idle => {}
-                () = self.mailbox.filled(), if idle => {}
-                () = stop.cancelled(), if idle && self.sockets.is_empty() => return,
+                () = yield_now(), if !may_wait => {}
+                () = self.mailbox.filled(), if may_wait => {}
+                () = stop.cancelled(), if may_wait && self.sockets.is_empty() => return,
             }
             self.round();
         }
+    }
+
+    /// Whether it need not go on at once. Where commands come without end there would be no wait: so others
+    /// on this thread have their turn now and then all the same.
+    fn may_wait(&self, round: u64) -> bool {
+        self.is_idle() && !round.is_multiple_of(ROUNDS_AT_ONCE)
     }
 
     fn is_idle(&self) -> bool {
@@ -407,6 +412,7 @@ impl Shard {
         if socket.is_blocked {
             socket.is_blocked = false;
             list(&mut self.listed, id, socket);
+            // One that does not take its answers is not listened to.
             if socket.write(&self.log, now) == Written::Blocked {
                 return;
             }
@@ -429,8 +435,7 @@ impl Shard {
     ) -> bool {
         let now = self.now;
         let Some(Resident { socket, home }) = self.sockets.get_mut(&id) else { return false };
-        // One that does not take its answers is not listened to.
-        if socket.is_blocked || socket.is_closing() {
+        if socket.is_closing() {
             return false;
         }
         let limits = &self.relay.config.limits;
@@ -561,7 +566,7 @@ impl Shard {
 
     /// Once a round: it is short beside a tick.
     fn look_at_the_clock(&mut self) {
-        self.now = u32::try_from(self.begun.elapsed().as_millis() / TICK.as_millis()).unwrap_or(u32::MAX / 2);
+        self.now = ticks(self.begun.elapsed());
     }
 }
 

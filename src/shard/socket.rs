@@ -129,10 +129,9 @@ impl Socket {
                 return Written::All;
             }
             self.moved = now;
-            match SockRef::from(&self.stream).send(waiting) {
-                Ok(count) => self.place += count as u64,
-                Err(error) if is_for_now(error.kind()) => {}
-                Err(_) => return Written::Lost,
+            // What stands in the way, if something does, is met again.
+            if let Ok(count) = SockRef::from(&self.stream).send(waiting) {
+                self.place += count as u64;
             }
             if self.place == log.head() {
                 return Written::All;
@@ -501,6 +500,42 @@ mod tests {
         for (index, written) in notices {
             assert_eq!(*written.borrow(), index < whole, "seed {seed}: whether {index} is written");
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_its_own_counts_until_it_is_written() {
+        let (served, _client) = narrow().await;
+        served.writable().await.unwrap();
+        let mut log = Log::new();
+        let mut socket = Socket::new(served, Outbox::new(Mailbox::default()), Bytes::new(), &log, 0);
+        let part = Bytes::from_static(&[b'x'; 100]);
+        let message = |is_refresh| Message { parts: vec![part.clone(); 3], is_refresh, written: None };
+        socket.tell(&log, part.clone(), 1);
+        assert_eq!(socket.lag(&log), 100 + OVERHEAD);
+        socket.say(&log, message(false), 60);
+        assert_eq!(socket.lag(&log), 4 * (100 + OVERHEAD));
+        socket.say(&log, message(true), 60);
+        assert_eq!(socket.lag(&log), 4 * (100 + OVERHEAD) + 30, "half the limit at most for a refresh");
+        log.push(b"for all");
+        assert_eq!(socket.lag(&log), 4 * (100 + OVERHEAD) + 37);
+        assert_eq!((socket.write(&log, 0), socket.lag(&log)), (Written::All, 0));
+    }
+
+    #[tokio::test]
+    async fn an_urgent_end_drops_what_is_not_begun() {
+        let (served, mut client) = narrow().await;
+        served.writable().await.unwrap();
+        let log = Log::new();
+        let mut socket = Socket::new(served, Outbox::new(Mailbox::default()), Bytes::new(), &log, 0);
+        socket.tell(&log, Frame::text(b"waits").into_bytes(), 1);
+        assert!(!socket.advance(0), "nothing of it is written");
+        let close = Frame::close(Some(1008), "").into_bytes();
+        socket.end(&log, close.clone(), true, 0);
+        assert_eq!(socket.write(&log, 0), Written::Ended);
+        drop(socket);
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, close);
     }
 
     #[tokio::test]

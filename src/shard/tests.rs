@@ -2,8 +2,10 @@
 
 use bytes::Bytes;
 use std::net::{IpAddr, Ipv4Addr};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use futures_util::FutureExt as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -44,7 +46,12 @@ impl World {
 
     /// One whose shard does a turn when the test says so.
     async fn by_hand() -> (Self, Shard) {
-        let config = Config::from_vars([]).unwrap();
+        Self::by_hand_with(&[]).await
+    }
+
+    async fn by_hand_with(settings: &[(&str, &str)]) -> (Self, Shard) {
+        let settings = settings.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+        let config = Config::from_vars(settings).unwrap();
         let limits = config.limits;
         let bus = Bus::Memory(Topic::new(config.history).member());
         let relay = Arc::new(Relay::new(config, bus, 1));
@@ -62,17 +69,24 @@ impl World {
 
     /// A client, with the greeting in place of what a real one would have.
     async fn client(&self, greeting: &[&str]) -> Client {
+        self.visitor(Visitor::default(), &[], greeting).await
+    }
+
+    /// One of whom more is known, and that has said something already.
+    async fn visitor(&self, visitor: Visitor, early: &[u8], greeting: &[&str]) -> Client {
         let address = self.listener.local_addr().unwrap();
         let (stream, accepted) = tokio::join!(TcpStream::connect(address), self.listener.accept());
         let (stream, (served, _)) = (stream.unwrap(), accepted.unwrap());
+        // Else the runtime may not know yet that it takes bytes.
+        served.writable().await.unwrap();
         let from = Ipv4Addr::from(self.addresses.fetch_add(1, Ordering::Relaxed));
         let place = self.admission.admit(IpAddr::V4(from)).unwrap();
         let mut seated = None;
-        self.relay.join(None, &[], Visitor::default(), |member, _| {
+        self.relay.join(None, &[], visitor, |member, _| {
             let (outbox, client_id) = (member.outbox.clone(), Arc::clone(&member.client_id));
             let parts = greeting.iter().map(|text| Frame::text(text.as_bytes()).into_bytes()).collect();
             let greeting = Message { parts, is_refresh: true, written: None };
-            let (answer, early) = (Bytes::new(), Vec::new());
+            let (answer, early) = (Bytes::new(), early.to_vec());
             let arrival = Arrival { stream: served, answer, early, greeting, member, presence: None, place };
             outbox.mailbox.send(Command::Join(outbox.id, Box::new(arrival)));
             seated = Some((outbox, client_id));
@@ -123,7 +137,38 @@ impl Client {
         let (first, payload) = self.frame().await;
         assert_eq!((first, &payload[..2]), (0x88, &code.to_be_bytes()[..]));
     }
+
+    async fn is_pinged(&mut self) {
+        assert_eq!(self.frame().await, (0x89, vec![]));
+    }
 }
+
+/// A client's frame, masked with nothing; `first` is its first byte.
+fn said(first: u8, payload: &[u8]) -> Vec<u8> {
+    [&[first, 0x80 | u8::try_from(payload.len()).unwrap(), 0, 0, 0, 0][..], payload].concat()
+}
+
+/// Lets the shard go on until a client has what it waits for.
+async fn served<T>(shard: &mut Shard, waiting: impl Future<Output = T>) -> T {
+    let mut waiting = pin!(timeout(Duration::from_secs(10), waiting));
+    loop {
+        select! {
+            biased;
+            came = &mut waiting => return came.expect("it never comes"),
+            () = yield_now() => shard.round(),
+        }
+    }
+}
+
+/// Does what time asks for, so long after the shard began.
+fn wind(shard: &mut Shard, on: Duration) {
+    shard.begun = Instant::now() - on;
+    shard.tend();
+    shard.round();
+}
+
+/// More than a busy machine's slowness, and less than anything that is waited for.
+const MOMENT: Duration = Duration::from_secs(2);
 
 #[tokio::test]
 async fn what_is_for_one_keeps_its_place_among_what_is_for_all() {
@@ -204,6 +249,9 @@ async fn one_that_does_not_read_is_cut_off_alone_at_the_end_of_a_frame() {
         heard += 1;
     };
     assert_eq!(close[..2], 1013_u16.to_be_bytes());
+    let wait = str::from_utf8(&close[2..]).unwrap().strip_prefix("retry in ").unwrap();
+    let wait = Duration::from_millis(wait.strip_suffix(" ms").unwrap().parse().unwrap());
+    assert!((SLOW_RETRY / 2..=SLOW_RETRY).contains(&wait), "{wait:?}");
     assert!(heard < told);
     world.tell("on", None);
     reading.hears(&["on"]).await;
@@ -393,8 +441,11 @@ async fn one_that_reads_again_in_time_hears_all_and_is_heard() {
     client.stream.write_all(&[0x89, 0x81, 0, 0, 0, 0, b'p']).await.unwrap();
     client.say("to it alone");
     world.tell("to all", None);
+    yield_now().await;
+    client.outbox.mailbox.send(Command::Ready(client.outbox.id));
     shard.round();
     assert!(shard.sockets[0].socket.is_blocked);
+    assert_eq!(shard.sockets[0].socket.turns(), 1, "it is not listened to");
 
     let shard = tokio::spawn(shard.run(world.stop.clone()));
     client.hears(&vec![text.as_str(); told]).await;
@@ -461,4 +512,199 @@ async fn what_sockets_leave_unread_is_told() {
     };
     timeout(Duration::from_secs(10), told).await.expect("nobody is there to read");
     World { shard: Some(shard), ..world }.end().await;
+}
+
+#[tokio::test]
+async fn who_gives_no_sign_of_life_is_pinged_and_at_last_closed() {
+    let (world, mut shard) = World::by_hand().await;
+    let interval = world.relay.config.ping_interval;
+    let [mut alive, mut silent] = [world.client(&[]).await, world.client(&[]).await];
+    shard.round();
+    wind(&mut shard, interval - MOMENT);
+    world.tell("not pinged yet", None);
+    shard.round();
+    wind(&mut shard, interval + MOMENT);
+    wind(&mut shard, interval + 2 * MOMENT);
+    for client in [&mut alive, &mut silent] {
+        client.hears(&["not pinged yet"]).await;
+        client.is_pinged().await;
+    }
+
+    alive.stream.write_all(&said(0x8a, b"")).await.unwrap();
+    // To be woken for nothing is no sign.
+    silent.outbox.mailbox.send(Command::Ready(silent.outbox.id));
+    let before = shard.sockets[0].socket.heard;
+    let answered = async {
+        while shard.sockets[0].socket.heard == before {
+            yield_now().await;
+            shard.round();
+        }
+    };
+    timeout(Duration::from_secs(10), answered).await.expect("the answer is not heard");
+    wind(&mut shard, 2 * interval - MOMENT);
+    world.tell("not closed yet", None);
+    shard.round();
+    wind(&mut shard, 2 * interval + 3 * MOMENT);
+    alive.hears(&["not closed yet"]).await;
+    alive.is_pinged().await;
+    silent.hears(&["not closed yet"]).await;
+    silent.is_closed(1001).await;
+}
+
+#[tokio::test]
+async fn one_that_takes_nothing_for_two_intervals_is_closed_and_at_last_left() {
+    let (world, mut shard) = World::by_hand().await;
+    let interval = world.relay.config.ping_interval;
+    let client = world.client(&[]).await;
+    shard.round();
+    wind(&mut shard, interval);
+    let text = "x".repeat(100_000);
+    while !shard.sockets[0].socket.is_blocked {
+        world.tell(&text, None);
+        shard.round();
+    }
+    wind(&mut shard, 3 * interval - MOMENT);
+    assert!(!shard.sockets[0].socket.is_closing());
+    wind(&mut shard, 3 * interval + MOMENT);
+    assert!(shard.sockets[0].socket.is_closing() && world.relay.find(&client.client_id).is_none());
+    wind(&mut shard, 3 * interval + LINGER);
+    assert_eq!(shard.sockets.len(), 1, "it may still read the close");
+    wind(&mut shard, 3 * interval + LINGER + 2 * MOMENT);
+    assert_eq!(shard.sockets.len(), 0);
+}
+
+#[tokio::test]
+async fn one_stays_for_as_long_as_its_token_lasts() {
+    let (world, mut shard) = World::by_hand_with(&[("PING_INTERVAL", "3600")]).await;
+    let hour = Duration::from_secs(3_600);
+    let until = |lasts: Duration| Visitor { expires: Some(SystemTime::now() + lasts), ..Visitor::default() };
+    let mut short = world.visitor(until(hour), &[], &[]).await;
+    let mut long = world.visitor(until(10_000_000 * hour), &[], &[]).await;
+    shard.round();
+    wind(&mut shard, hour - MOMENT);
+    world.tell("both are there", None);
+    shard.round();
+    wind(&mut shard, hour + MOMENT);
+    short.hears(&["both are there"]).await;
+    short.is_closed(1008).await;
+    long.hears(&["both are there"]).await;
+    long.is_pinged().await;
+}
+
+#[tokio::test]
+async fn what_came_with_the_request_is_heard() {
+    let (world, mut shard) = World::by_hand().await;
+    let mut client = world.visitor(Visitor::default(), &said(0x89, b"early"), &["hello"]).await;
+    shard.round();
+    client.hears(&["hello"]).await;
+    assert_eq!(client.frame().await, (0x8a, b"early".into()));
+}
+
+#[tokio::test]
+async fn one_that_says_too_much_is_told_so_and_closed_when_it_goes_on() {
+    let (world, mut shard) = World::by_hand_with(&[("MESSAGE_RATE", "1"), ("MESSAGE_BURST", "3")]).await;
+    let mut client = world.client(&[]).await;
+    let pings = |count| said(0x81, br#"{"type":"ping","id":"7"}"#).repeat(count);
+    let pong = &br#"{"type":"pong","id":"7","#[..];
+    let error = &br#"{"type":"error","code":"rate_limited","#[..];
+    client.stream.write_all(&pings(6)).await.unwrap();
+    for expected in [pong, pong, pong, error, error, error] {
+        let (first, payload) = served(&mut shard, client.frame()).await;
+        assert!(first == 0x81 && payload.starts_with(expected), "{}", payload.escape_ascii());
+        assert!(payload.windows(8).any(|part| part == br#""id":"7""#));
+    }
+    assert_eq!(world.relay.metrics.rate_limited.get(), 3);
+
+    // Who keeps to the rate for a while begins anew.
+    shard.sockets[0].home.exceeded -= FORGIVEN_AFTER + MOMENT;
+    client.stream.write_all(&pings(3)).await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(served(&mut shard, client.frame()).await.0, 0x81);
+    }
+    client.stream.write_all(&pings(60)).await.unwrap();
+    let close = loop {
+        let (first, payload) = served(&mut shard, client.frame()).await;
+        if first != 0x81 {
+            break payload;
+        }
+    };
+    assert_eq!(close[..2], 1008_u16.to_be_bytes());
+    assert!(world.admission.admit(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).is_err(), "its address waits");
+}
+
+#[tokio::test]
+async fn a_close_is_heard_though_the_client_still_talks() {
+    let (world, mut shard) = World::by_hand().await;
+    let mut client = world.client(&[]).await;
+    shard.round();
+    client.outbox.close(Close::new(CloseCode::Dismissed, "dismissed"));
+    client.stream.write_all(&said(0x8a, b"").repeat(100)).await.unwrap();
+    shard.round();
+    client.is_closed(1008).await;
+    assert_eq!(client.stream.read(&mut [0]).await.unwrap(), 0, "no more comes");
+    for _ in 0..2 {
+        client.stream.write_all(&vec![0; LINGER_BYTES / 4]).await.unwrap();
+    }
+    let flood = client.stream.write_all(&vec![0; 20 * LINGER_BYTES]).await;
+    assert!(flood.is_err(), "there is an end to it");
+    shard.lingering.close();
+    timeout(LINGER, shard.lingering.wait()).await.expect("nothing is left of it");
+}
+
+#[tokio::test]
+async fn no_more_is_taken_while_the_shard_is_behind() {
+    let (world, mut shard) = World::by_hand().await;
+    let mailbox = &world.relay.shards[0];
+    let frame = Frame::text(&vec![b'x'; 4 << 20]);
+    for channel in [None, None, Channel::new("c").ok()] {
+        assert!(mailbox.room().now_or_never().is_some());
+        mailbox.tell(channel, None, frame.clone());
+        assert!(mailbox.room().now_or_never().is_none());
+        shard.round();
+    }
+    assert!(mailbox.room().now_or_never().is_some());
+}
+
+#[tokio::test]
+async fn one_that_comes_during_a_pass_leaves_nobody_out() {
+    let (world, mut shard) = World::by_hand().await;
+    let mailbox = &world.relay.shards[0];
+    let mut clients = Vec::new();
+    for _ in 0..2 * SLICE {
+        clients.push(world.client(&[]).await);
+    }
+    for text in ["a", "b", "c"] {
+        while !shard.is_idle() || !mailbox.is_empty() {
+            shard.round();
+        }
+        world.tell(text, None);
+        shard.round();
+        assert_eq!(shard.pass.left, shard.sockets.len() - SLICE, "in the middle of a pass");
+        clients.push(world.client(&[]).await);
+        while !shard.is_idle() || !mailbox.is_empty() {
+            shard.round();
+        }
+        assert!(shard.sockets.values().all(|resident| resident.socket.lag(&shard.log) == 0));
+    }
+}
+
+#[tokio::test]
+async fn it_sleeps_when_all_is_done_but_not_in_each_round() {
+    let (_world, mut shard) = World::by_hand().await;
+    assert!((1..ROUNDS_AT_ONCE).all(|round| shard.may_wait(round)));
+    assert!(!shard.may_wait(ROUNDS_AT_ONCE));
+    shard.log.push(b"something");
+    assert!((1..=ROUNDS_AT_ONCE).all(|round| !shard.may_wait(round)));
+}
+
+#[test]
+fn each_pass_begins_elsewhere() {
+    let mut pass = Pass::default();
+    let begin = |_| {
+        pass.begin(100, 0);
+        assert_eq!(pass.step(100), pass.first);
+        pass.first
+    };
+    let begins: HashSet<_> = (0..100).map(begin).collect();
+    assert!(begins.len() > 50, "{begins:?}");
 }

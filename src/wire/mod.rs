@@ -99,3 +99,19 @@ impl fmt::Display for Close {
         write!(f, "{} {}", self.code.number(), self.reason)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_close_has_a_number_for_clients_and_a_word_for_figures() {
+        for (code, number, name) in [
+            (CloseCode::Idle, 1001, "idle"),
+            (CloseCode::Dismissed, 1008, "dismissed"),
+            (CloseCode::SlowConsumer, 1013, "slow_consumer"),
+        ] {
+            assert_eq!((code.number(), code.name()), (number, name));
+        }
+    }
+}

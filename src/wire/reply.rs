@@ -315,6 +315,7 @@ mod tests {
                 let Ok(Told::Beacon(beacon)) = Told::decode(beacon.as_bytes()) else { panic!("no beacon") };
                 fleet.hear(beacon, clock::now_micros());
             }
+            assert_eq!(instances(&fleet).len(), vms, "all, where one asks for them");
             super::fleet(&fleet)
         };
         let frame = value(&told(MOST_TOLD));

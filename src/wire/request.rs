@@ -74,7 +74,7 @@ pub struct Invalid {
     pub message: String,
 }
 
-/// The fields as they came. Unknown ones are ignored.
+/// The fields as they came; `null` is as good as none. Unknown ones are ignored.
 #[derive(Deserialize)]
 struct Fields<'a> {
     #[serde(borrow, rename = "type")]
@@ -153,7 +153,7 @@ fn body(fields: &Fields<'_>) -> Result<Body, Invalid> {
         "ping" => Ok(Body::Ping),
         "alert" => Ok(Body::Publish { kind: Kind::Alert, channel: None, data: landing(fields.data)? }),
         "broadcast" => {
-            let channel = fields.channel.filter(|raw| !is_null(raw)).map(channel).transpose()?;
+            let channel = fields.channel.map(channel).transpose()?;
             Ok(Body::Publish { kind: Kind::Broadcast, channel, data: any(fields.data) })
         }
         "direct" => {
@@ -164,7 +164,7 @@ fn body(fields: &Fields<'_>) -> Result<Body, Invalid> {
             Ok(Body::Direct { target, data: any(fields.data) })
         }
         "subscribe" => {
-            let since = fields.since.filter(|raw| !is_null(raw)).map(|raw| read(raw).unwrap_or_default());
+            let since = fields.since.map(|raw| read(raw).unwrap_or_default());
             Ok(Body::Subscribe { channel: required_channel(fields)?, since })
         }
         "unsubscribe" => Ok(Body::Unsubscribe { channel: required_channel(fields)? }),
@@ -193,9 +193,9 @@ fn channel(raw: &RawValue) -> Result<Channel, Invalid> {
 
 /// The red button's `data`, checked; what is not known of it is left out.
 pub fn landing_of(json: &str) -> Result<Box<RawValue>, Invalid> {
-    let data: &RawValue = serde_json::from_str(json)
+    let data = serde_json::from_str(json)
         .map_err(|error| invalid(ErrorCode::InvalidJson, format!("the body is not JSON: {error}")))?;
-    landing(Some(data))
+    landing(data)
 }
 
 /// An app's own event, as a backend sends it: `{"type", "data"}`.
@@ -250,7 +250,7 @@ fn landing(data: Option<&RawValue>) -> Result<Box<RawValue>, Invalid> {
     }
 
     let mut landing = Landing::default();
-    if let Some(data) = data.filter(|data| !is_null(data)) {
+    if let Some(data) = data {
         let fields: Data<'_> = Some(data.get())
             .filter(|json| json.starts_with('{'))
             .and_then(|json| serde_json::from_str(json).ok())
@@ -270,7 +270,7 @@ fn landing(data: Option<&RawValue>) -> Result<Box<RawValue>, Invalid> {
 }
 
 fn text(name: &str, raw: Option<&RawValue>, most: usize) -> Result<Option<String>, Invalid> {
-    let Some(raw) = raw.filter(|raw| !is_null(raw)) else { return Ok(None) };
+    let Some(raw) = raw else { return Ok(None) };
     match read::<String>(raw) {
         Some(text) if text.chars().count() <= most => Ok(Some(text)),
         _ => Err(invalid(
@@ -281,7 +281,7 @@ fn text(name: &str, raw: Option<&RawValue>, most: usize) -> Result<Option<String
 }
 
 fn degrees(name: &str, raw: Option<&RawValue>, most: f64) -> Result<Option<f64>, Invalid> {
-    let Some(raw) = raw.filter(|raw| !is_null(raw)) else { return Ok(None) };
+    let Some(raw) = raw else { return Ok(None) };
     match read::<f64>(raw) {
         Some(degrees) if degrees.abs() <= most => Ok(Some(degrees)),
         _ => {
@@ -292,10 +292,6 @@ fn degrees(name: &str, raw: Option<&RawValue>, most: f64) -> Result<Option<f64>,
 
 fn read<T: DeserializeOwned>(raw: &RawValue) -> Option<T> {
     serde_json::from_str(raw.get()).ok()
-}
-
-fn is_null(raw: &RawValue) -> bool {
-    raw.get() == "null"
 }
 
 fn invalid(code: ErrorCode, message: impl Into<String>) -> Invalid {
@@ -317,7 +313,12 @@ mod tests {
     fn reads_every_type() {
         assert!(matches!(Request::parse(r#"{"type":"ping"}"#).unwrap().body, Body::Ping));
         assert_eq!(published(r#"{"type":"alert"}"#), (Kind::Alert, "{}".into()));
-        assert_eq!(published(r#"{"type":"alert","data":null}"#), (Kind::Alert, "{}".into()));
+        for nothing in ["null", "{}", r#"{"place":null,"lat":null,"lon":null,"note":null}"#] {
+            let text = format!(r#"{{"type":"alert","data":{nothing}}}"#);
+            assert_eq!(published(&text), (Kind::Alert, "{}".into()));
+            assert_eq!(landing_of(nothing).unwrap().get(), "{}");
+        }
+        assert_eq!(published(r#"{"type":"broadcast","channel":null}"#), (Kind::Broadcast, "null".into()));
         assert_eq!(
             published(r#"{"data":{"place":"Ürümqi","lat":43.8,"lon":87.6,"x":1},"type":"alert"}"#),
             (Kind::Alert, r#"{"place":"Ürümqi","lat":43.8,"lon":87.6}"#.into()),
@@ -342,10 +343,11 @@ mod tests {
             ("{} {}", ErrorCode::InvalidJson, "not JSON"),
             ("1", ErrorCode::InvalidField, "object"),
             ("[\"alert\"]", ErrorCode::InvalidField, "object"),
+            (r#"["ping",null,null,null,null,null,null]"#, ErrorCode::InvalidField, "object"),
             ("null", ErrorCode::InvalidField, "object"),
             ("{}", ErrorCode::InvalidField, "type"),
             (r#"{"type":1}"#, ErrorCode::InvalidField, "type"),
-            (r#"{"type":"alert","type":"ping"}"#, ErrorCode::InvalidField, "type"),
+            (r#"{"type":"alert","type":"ping"}"#, ErrorCode::InvalidField, "duplicate"),
             (r#"{"message":"HELLO"}"#, ErrorCode::InvalidField, "type"),
             (r#"{"type":"dance"}"#, ErrorCode::UnknownType, "dance"),
             (r#"{"type":"ping","id":1}"#, ErrorCode::InvalidField, "id:"),
@@ -387,7 +389,35 @@ mod tests {
     }
 
     #[test]
+    fn one_who_joins_a_channel_may_say_since_when() {
+        for (since, expected) in [("", None), (r#","since":null"#, None), (r#","since":"1-2""#, Some("1-2"))]
+        {
+            let text = format!(r#"{{"type":"subscribe","channel":"c"{since}}}"#);
+            let Body::Subscribe { channel, since } = Request::parse(&text).unwrap().body else {
+                panic!("{text} is something else")
+            };
+            assert_eq!((channel.as_str(), since.as_deref()), ("c", expected));
+        }
+    }
+
+    #[test]
     fn an_error_carries_the_id() {
-        assert_eq!(Request::parse(r#"{"type":"dance","id":"7"}"#).unwrap_err().id.as_deref(), Some("7"));
+        let unknown = r#"{"type":"dance","id":"7"}"#;
+        assert_eq!(Request::parse(unknown).unwrap_err().id.as_deref(), Some("7"));
+        assert_eq!(id_of(unknown).as_deref(), Some("7"));
+        for text in ["", "{}", r#"{"type":"ping","id":""}"#] {
+            assert_eq!(id_of(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_id_that_comes_by_another_way_is_checked_alike() {
+        let longest = "é".repeat(MAX_ID);
+        for id in ["7", &longest] {
+            assert_eq!(checked_id(id).unwrap(), id);
+        }
+        for id in ["", "\n", &format!("{longest}x")] {
+            assert!(checked_id(id).unwrap_err().message.starts_with("id:"), "{id:?}");
+        }
     }
 }
