@@ -4,7 +4,6 @@ mod address;
 mod api;
 mod backend;
 mod connections;
-mod flushed;
 mod listen;
 mod page;
 mod server;

@@ -7,20 +7,16 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use futures_util::future::join_all;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioTimer;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::select;
 use tokio::sync::oneshot;
@@ -33,7 +29,6 @@ use warp::http::{Request, StatusCode, Version};
 use warp::reply::{Reply, Response};
 
 use super::error;
-use super::flushed::Flushed;
 use crate::logs::{Address, Seldom};
 use crate::wire::ErrorCode;
 
@@ -192,21 +187,12 @@ async fn converse<R: Reply + 'static>(
         }
         answer(routes.clone(), request)
     });
-    let (io, is_flushed) = Flushed::new(stream);
-    let mut connection = http.serve_connection(io, service);
+    let mut connection = http.serve_connection(TokioIo::new(stream), service);
     let ended = select! {
         // In this order, so that one that is soon taken over sets no clock.
         biased;
         ended = &mut connection => ended,
         Ok(taker) = taken => {
-            // What was asked before is answered first; HTTP waits meanwhile.
-            let flushed = poll_fn(|cx| match connection.poll_unpin(cx) {
-                Poll::Pending if !is_flushed.load(Ordering::Relaxed) => Poll::Pending,
-                polled => Poll::Ready(polled.is_pending()),
-            });
-            if !timeout(LAST_ANSWER, flushed).await.unwrap_or(false) {
-                return;
-            }
             let parts = connection.into_parts();
             return taker(parts.io.into_inner(), &parts.read_buf);
         }

@@ -1,15 +1,10 @@
 //! The page, and what operators and machines ask.
 
-use std::time::Duration;
-
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpSocket;
-use tokio::time::sleep;
 
 use crate::support::http::{get, get_with};
+use crate::support::until;
 use crate::support::vm::Vm;
-use crate::support::{until, within};
 
 #[tokio::test]
 async fn the_page_is_served_with_all_that_it_needs() {
@@ -117,36 +112,4 @@ async fn metrics_count_what_happens() {
     let plain = get_with(vm.port, "/metrics", &[("accept", "text/plain; version=0.0.4")]).await;
     assert_eq!(plain.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
     assert!(plain.text().contains("# TYPE alien_alert_events_total counter\n"));
-}
-
-#[tokio::test]
-async fn what_was_asked_before_a_socket_is_answered_whole() {
-    // More than the system takes of what nobody reads.
-    const ASKED: usize = 100;
-    let vm = Vm::alone(&[]).await;
-    let body = get(vm.port, "/static/client.js").await.body;
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(4 << 10).unwrap();
-    let mut stream = socket.connect(([127, 0, 0, 1], vm.port).into()).await.unwrap();
-    let asked = "GET /static/client.js HTTP/1.1\r\nHost: vm\r\n\r\n".repeat(ASKED);
-    let handshake = "GET /ws HTTP/1.1\r\nHost: vm\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-                     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    stream.write_all(format!("{asked}{handshake}").as_bytes()).await.unwrap();
-    // Long enough for all that can be done before somebody reads.
-    sleep(Duration::from_millis(300)).await;
-    for number in 0..=ASKED {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(within("answer", stream.read_u8()).await.unwrap());
-        }
-        let head = String::from_utf8(head).unwrap();
-        if number == ASKED {
-            assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-            return;
-        }
-        assert!(head.starts_with("HTTP/1.1 200 "), "{number}: {head}");
-        let mut answer = vec![0; body.len()];
-        within("body", stream.read_exact(&mut answer)).await.unwrap();
-        assert_eq!(answer, body, "{number}");
-    }
 }

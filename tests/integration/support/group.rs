@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 /// One of its own; gone with this value, once its processes are.
 pub struct Group {
@@ -97,9 +99,15 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        for pid in fs::read_to_string(self.folder.join("cgroup.procs")).unwrap_or_default().lines() {
-            self.let_go(pid.parse().unwrap());
+        // A process that was just killed may be in it for a moment longer, and can't be moved any more.
+        for _ in 0..100 {
+            for pid in fs::read_to_string(self.folder.join("cgroup.procs")).unwrap_or_default().lines() {
+                let _ = fs::write(self.folder.parent().unwrap().join("cgroup.procs"), pid);
+            }
+            if fs::remove_dir(&self.folder).is_ok() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(20));
         }
-        let _ = fs::remove_dir(&self.folder);
     }
 }
