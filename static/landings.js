@@ -1,10 +1,10 @@
 /**
  * The list of landings, newest first.
  *
- * All thousand are in the document, for the browser's search and for screen readers, and fifty more a second
- * are little work: new rows are drawn twenty times a second, a bounded number at a time, and they stand in
- * leaves, of which the browser neither lays out nor paints those that are out of sight. So a new row moves
- * its own leaf's rows and some fifty leaves, not a thousand rows.
+ * All thousand are in the document, so the browser's search finds each, and fifty more a second are little
+ * work: new rows are drawn twenty times a second, a bounded number at a time, and they stand in leaves, of
+ * which the browser neither lays out nor paints those that are out of sight. So a new row moves its own
+ * leaf's rows and some fifty leaves, not a thousand rows.
  */
 
 import { element, foreign, line, paced, setText } from "./dom.js";

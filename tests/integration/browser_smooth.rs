@@ -117,6 +117,16 @@ async fn a_thousand_landings_and_fifty_a_second_leave_room_in_each_frame() {
     // The world and the list are both in sight.
     page.set_size(1280, 960).await;
     until("all thousand", async || (rows(&page).await == KEPT).then_some(())).await;
+    let found = page
+        .run(
+            "const found = find('Field 0');
+             getSelection().removeAllRanges();
+             document.querySelector('.landings .scroll').scrollTop = 0;
+             scrollTo(0, 0);
+             return found",
+        )
+        .await;
+    assert_eq!(found, true, "the browser's search finds the oldest");
 
     let devtools = Devtools::attach(&page).await;
     let mut watched = Watched { page: &page, sender: &mut sender, devtools };
