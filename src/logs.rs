@@ -3,7 +3,8 @@
 //! The turns of a VM's life are told once each, at `info` and above. What visitors cause is told at
 //! `debug`, or [`Seldom`], so that nobody from outside fills a disk; of a single delivery nothing is told
 //! at all. Lines are written by a thread of their own: where nobody takes them, or a disk is full, they are
-//! dropped and counted, and sockets are served all the same. A visitor's address is shortened to its network, unless `LOG_ADDRESSES` asks for all of it.
+//! dropped and counted, and sockets are served all the same. A visitor's address is shortened to its network,
+//! unless `LOG_ADDRESSES` asks for all of it.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;

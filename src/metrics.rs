@@ -4,7 +4,7 @@
 //! beginning then, and a query that finds nothing is wrong. Labels take the words named here, so that
 //! nobody outside can make new series.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +19,6 @@ use prometheus_client::registry::{Metric, Registry, Unit};
 use crate::bus::Cause;
 use crate::clock;
 use crate::config::Config;
-use crate::logs;
 use crate::process;
 
 const RECEIVED: &[&str] = &["alert", "broadcast", "direct", "subscribe", "unsubscribe", "ping", "invalid"];
@@ -86,7 +85,7 @@ pub struct Metrics {
     pub waiting_events: Gauge,
     pub waiting_bytes: Gauge,
     pub waiting_age: Gauge<f64, AtomicU64>,
-    log_lines_dropped: Counter,
+    pub log_lines_dropped: Counter,
     // Noted when they change.
     pub connections: Gauge,
     pub unread: Gauge,
@@ -231,7 +230,6 @@ impl Metrics {
 
     /// All figures.
     pub fn text(&self, format: Format) -> String {
-        self.log_lines_dropped.inner().store(logs::dropped(), Ordering::Relaxed);
         let mut text = String::new();
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
         // Writing to a String can't fail.

@@ -4,6 +4,7 @@
 //! page sees the same thing. History, hub and fleet are plain data under one lock, so that a socket
 //! joins between two events: what is not in its `refresh-store` comes after it.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ use crate::hub::{Crowded, Hub, Socket};
 use crate::identity::Identity;
 use crate::ledger::{Ledger, Overdue};
 use crate::lifecycle::Lifecycle;
+use crate::logs;
 use crate::metrics::{Format, Metrics, Stopwatch};
 use crate::publishing::{MARKS, Publishing};
 use crate::receipts::Receipts;
@@ -676,6 +678,7 @@ impl Relay {
         metrics.waiting_events.set(waiting.events as i64);
         metrics.waiting_bytes.set(waiting.bytes as i64);
         metrics.waiting_age.set(waiting.age.as_secs_f64());
+        metrics.log_lines_dropped.inner().store(logs::dropped(), Ordering::Relaxed);
         {
             let state = self.state();
             metrics.history_events.set(state.history.len() as i64);

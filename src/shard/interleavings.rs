@@ -59,6 +59,20 @@ fn sender<T: 'static>(queue: &Arc<Queue<T>>, items: impl IntoIterator<Item = T> 
     thread::spawn(move || items.into_iter().for_each(|item| queue.push(item)))
 }
 
+/// A thread that hands out these events, as there is room for them. Each takes all there is.
+fn teller<T: 'static>(
+    queue: &Arc<Queue<T>>,
+    events: impl IntoIterator<Item = T> + 'static,
+) -> JoinHandle<()> {
+    let queue = Arc::clone(queue);
+    thread::spawn(move || {
+        for event in events {
+            block_on(queue.room());
+            queue.push_event(event, ROOM);
+        }
+    })
+}
+
 /// Waits for something, as a shard does, and takes all.
 fn receive<T>(queue: &Queue<T>) -> VecDeque<T> {
     let mut items = VecDeque::new();
@@ -90,14 +104,7 @@ fn nothing_is_lost_and_each_sender_s_order_stays() {
 fn who_hands_out_events_waits_for_the_room_and_is_woken() {
     in_every_order(|| {
         let queue = Arc::new(Queue::default());
-        let told = Arc::clone(&queue);
-        // Each fills all the room there is.
-        let teller = thread::spawn(move || {
-            for number in 0..3 {
-                block_on(told.room());
-                told.push_event(number, ROOM);
-            }
-        });
+        let teller = teller(&queue, 0..3);
         for number in 0..3 {
             assert_eq!(receive(&queue), [number], "no second one while the first has all the room");
             assert_eq!(queue.behind(), ROOM);
@@ -112,13 +119,7 @@ fn who_hands_out_events_waits_for_the_room_and_is_woken() {
 fn events_and_what_is_said_meanwhile_both_wake_the_shard() {
     in_every_order(|| {
         let queue = Arc::new(Queue::default());
-        let told = Arc::clone(&queue);
-        let teller = thread::spawn(move || {
-            for _ in 0..2 {
-                block_on(told.room());
-                told.push_event(ROOM, ROOM);
-            }
-        });
+        let teller = teller(&queue, [ROOM; 2]);
         let socket = sender(&queue, [0]);
         let mut received = 0;
         while received < 3 {
