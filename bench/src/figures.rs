@@ -19,6 +19,7 @@ pub enum Measure {
     Process,
     Kernel,
     Upgrades,
+    UpgradeCpu,
     SlowestUpgrade,
     Overflows,
     SlowNeighbour,
@@ -49,6 +50,7 @@ impl Measure {
             Self::Process => "Memory (PSS) of the process with its idle sockets, MB",
             Self::Kernel => "Kernel memory per end of an idle socket, kB",
             Self::Upgrades => "Sockets that join at once: upgrades a second",
+            Self::UpgradeCpu => "Sockets that join at once: processor time of each, µs",
             Self::SlowestUpgrade => "Sockets that join at once: the slowest, ms",
             Self::Overflows => "Sockets that join at once: connections turned away by a full backlog",
             Self::SlowNeighbour => {
@@ -115,7 +117,11 @@ impl Figures {
         };
         let of = |figure: &dyn Fn(Peer) -> Option<f64>| {
             let (own, other) = (figure(Peer::AlienAlert)?, figure(peer)?);
-            (other != 0.0).then_some(own / other)
+            match (own, other) {
+                (0.0, 0.0) => None,
+                // None at all is infinitely better than some.
+                _ => Some(own / other),
+            }
         };
         of(&of_floor).filter(|_| median(peer).is_some()).or_else(|| of(&median))
     }
@@ -130,6 +136,12 @@ impl Figures {
 
     pub fn summary(&self, measure: Measure, setting: Setting, peer: Peer) -> Option<Summary> {
         summary(self.values.get(&(measure, setting, peer))?)
+    }
+
+    /// How often it was taken.
+    pub fn runs(&self, measure: Measure) -> usize {
+        let taken = self.values.iter().filter(|(key, _)| key.0 == measure);
+        taken.map(|(_, values)| values.len()).max().unwrap_or_default()
     }
 
     /// The settings in which it was taken.
@@ -187,10 +199,13 @@ mod tests {
         figures.add(Measure::Cpu, setting, Peer::Floor, 4.0);
         figures.add(Measure::Memory, setting, Peer::AlienAlert, 1.0);
         figures.add(Measure::Memory, setting, Peer::Bun, 2.0);
+        figures.add(Measure::Overflows, setting, Peer::AlienAlert, 3.0);
+        figures.add(Measure::Overflows, setting, Peer::Bun, 0.0);
         let ratio = |measure, peer| figures.ratio(measure, setting, peer);
         assert!((ratio(Measure::Cpu, Peer::Bun).unwrap() - 4.0 / 4.4).abs() < 1e-9);
         assert_eq!(ratio(Measure::Cpu, Peer::Floor), Some(1.0));
         assert_eq!(ratio(Measure::Memory, Peer::Bun), Some(0.5));
         assert_eq!((ratio(Measure::Memory, Peer::Floor), ratio(Measure::Cpu, Peer::Ws)), (None, None));
+        assert_eq!(ratio(Measure::Overflows, Peer::Bun), Some(f64::INFINITY));
     }
 }

@@ -53,13 +53,24 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// So often a contender and the floor take turns while one figure is taken.
+/// So often a contender and the floor take turns while one figure is taken; a turn has so many rounds at least,
+/// after one that is not counted: the other's turn has emptied the processor's caches.
 const TURNS: usize = 6;
+const ROUNDS: usize = 4;
 
 /// A server and its sockets.
 struct Stand {
     server: Server,
     load: Load,
+}
+
+impl Stand {
+    /// A turn.
+    fn fan_out(&mut self, window: usize, rounds: usize) -> Result<Fanout> {
+        let Self { server, load } = self;
+        fanout::measure(load, server.pid, window, 1)?;
+        fanout::measure(load, server.pid, window, rounds)
+    }
 }
 
 /// What can be asked of one process with so many sockets.
@@ -97,8 +108,8 @@ fn run(plan: &Plan, peer: Peer, sockets: usize, figures: &mut Figures) -> Result
     let mut latency = None;
     if plan.has(Part::Fanout) {
         for &window in plan.windows(sockets) {
-            let rounds = plan.rounds(sockets, window).div_ceil(TURNS);
-            let turn = |stand: &mut Stand| fanout::measure(&mut stand.load, stand.server.pid, window, rounds);
+            let rounds = plan.rounds(sockets, window).div_ceil(TURNS).max(ROUNDS);
+            let turn = |stand: &mut Stand| stand.fan_out(window, rounds);
             // The first ones warm up: compilers at run time want to have seen it before.
             take_turns(&mut stands, 2, turn)?;
             let mut shown = take_turns(&mut stands, TURNS, turn)?.into_iter().map(Fanout::sum);
@@ -125,13 +136,24 @@ fn run(plan: &Plan, peer: Peer, sockets: usize, figures: &mut Figures) -> Result
         let mut medians = shown.iter().map(|turns| figures::summary(turns).map_or(0.0, |turns| turns.median));
         add(Measure::Inbound, 0, medians.next().context("a contender")?, medians.next());
     }
-    let Stand { server, load } = &mut stands[0];
+    let mut stand = stands.swap_remove(0);
+    drop(stands);
     if plan.has(Part::Direct) && peer == Peer::AlienAlert {
-        add(Measure::Direct, 0, direct::measure(load, server.pid, plan.messages)?, None);
+        let direct = direct::measure(&mut stand.load, stand.server.pid, plan.messages)?;
+        add(Measure::Direct, 0, direct, None);
     }
     if plan.has(Part::Neighbour) && sockets == plan.usual() && peer == Peer::AlienAlert {
-        let ratio = neighbour::measure(load, server.pid, plan.rounds(sockets, 1))?;
-        add(Measure::SlowNeighbour, 0, ratio, None);
+        neighbour::deafen(&mut stand.load, stand.server.pid)?;
+        let (mut without, _) = open(peer, peer::SERVER_CORE)?;
+        fill(&mut without, sockets)?;
+        let rounds = plan.rounds(sockets, 1).div_ceil(TURNS);
+        let turn = |stand: &mut Stand| stand.fan_out(1, rounds);
+        let mut pair = [stand, without];
+        take_turns(&mut pair, 2, turn)?;
+        let shown = take_turns(&mut pair, TURNS, turn)?.into_iter().map(Fanout::sum);
+        let shown = shown.collect::<Result<Vec<_>>>()?;
+        let p99 = |index: usize| shown[index].any.value_at_quantile(0.99) as f64;
+        add(Measure::SlowNeighbour, 0, p99(0) / p99(1), None);
     }
     latency.map_or(Ok(()), |latency| figures.add_latency(sockets, peer, latency))
 }
@@ -162,8 +184,9 @@ fn join(plan: &Plan, peer: Peer, figures: &mut Figures) -> Result<()> {
     let (stand, _) = open(peer, peer::SERVER_CORE)?;
     let joins = joins::measure(&stand.server, plan.joins)?;
     let setting = Setting { sockets: plan.joins, window: 0 };
-    eprintln!("{:12} joins {:.0}/s", peer.name(), joins.per_second);
+    eprintln!("{:12} joins {:.0}/s, {:.1} µs each", peer.name(), joins.per_second, joins.cpu);
     figures.add(Measure::Upgrades, setting, peer, joins.per_second);
+    figures.add(Measure::UpgradeCpu, setting, peer, joins.cpu);
     figures.add(Measure::SlowestUpgrade, setting, peer, joins.slowest.as_secs_f64() * 1e3);
     figures.add(Measure::Overflows, setting, peer, joins.overflows as f64);
     Ok(())

@@ -80,8 +80,9 @@ impl Peer {
     /// Starts it on `cores`; it listens when this returns.
     pub fn start(self, cores: &str) -> Result<Server> {
         let (words, address) = self.command()?;
-        let mut command = Command::new("taskset");
-        command.args(["-c", cores]).args(words);
+        // None is left behind by a bench that is killed.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "taskset", "-c", cores]).args(words);
         command.env_clear().envs(env::var_os("PATH").map(|path| ("PATH", path)));
         command.current_dir(env::temp_dir());
         if self == Self::AlienAlert {

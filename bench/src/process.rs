@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-/// The processor time of all threads, to the nanosecond (of those that wait; a running one's is up to a
-/// tick behind).
+/// The processor time of all threads that live, to the nanosecond (of those that wait; a running one's is up to
+/// a tick behind).
 pub fn cpu(pid: u32) -> Result<Duration> {
     let mut sum = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task")).context("the server has ended")? {

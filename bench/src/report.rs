@@ -21,19 +21,21 @@ pub fn write(figures: &Figures, repeats: usize, folder: &Path) -> Result<()> {
     text += &behind(figures);
     writeln!(
         text,
-        "\nMedians of {repeats} alternated runs, the least and the most in brackets; after × what \
-         {} is of that (below 1 it is the smaller). Each server on core {}, the load on core {}. The floor is \
+        "\nMedians of {repeats} alternated runs where no other number is told, the least and the most in \
+         brackets; after × what {} is of that (below 1 it is the smaller). What is within {:.0} % is as good: runs \
+         differ by more. Each server on core {}, the load on core {}. The floor is \
          a bare loop of writes; where files allow, it stands beside each contender and takes turns with it while \
          processor time and latency are measured, and × goes by what both were of the floor's: the machine's own \
          pace changes by a third from one minute to the next. `bench/run` makes this page.\n",
         Peer::AlienAlert.name(),
+        ALIKE * 100.0,
         peer::SERVER_CORE,
         peer::LOAD_CORE,
     )?;
     text += &machine();
     text += &plot::all(figures, folder)?;
     for measure in figures.measures() {
-        text += &table(figures, measure);
+        text += &table(figures, measure, repeats);
     }
     fs::write(folder.join("RESULTS.md"), text)?;
     Ok(())
@@ -69,9 +71,13 @@ fn behind(figures: &Figures) -> String {
     format!("Not better than a peer:\n\n{lines}")
 }
 
-fn table(figures: &Figures, measure: Measure) -> String {
+fn table(figures: &Figures, measure: Measure, repeats: usize) -> String {
     let settings = figures.settings(measure);
-    let mut text = format!("\n## {}\n\n| |", measure.title());
+    let runs = match figures.runs(measure) {
+        1 if repeats > 1 => " (one run)",
+        _ => "",
+    };
+    let mut text = format!("\n## {}{runs}\n\n| |", measure.title());
     for &setting in &settings {
         let _ = write!(text, " {} |", told(setting).trim_start_matches(", "));
     }
@@ -105,7 +111,7 @@ fn told(setting: Setting) -> String {
 
 /// Three digits say all that the runs agree on.
 fn number(value: f64) -> String {
-    let digits = if value == 0.0 { 0 } else { 2 - value.abs().log10().floor() as i32 };
+    let digits = if value == 0.0 || value.is_infinite() { 0 } else { 2 - value.abs().log10().floor() as i32 };
     format!("{value:.*}", usize::try_from(digits).unwrap_or_default())
 }
 

@@ -125,7 +125,7 @@ pub fn measure(load: &mut Load, pid: u32, window: usize, rounds: usize) -> Resul
             // The server may still be at what comes after the last write.
             load.settle(Duration::from_millis(4))?;
             let now = process::cpu(pid)?;
-            slices.push((now - before).as_nanos() as f64 / 1e3 / slice as f64);
+            slices.push(now.saturating_sub(before).as_nanos() as f64 / 1e3 / slice as f64);
             (before, slice) = (now, 0);
         }
     }

@@ -36,5 +36,5 @@ pub fn measure(load: &mut Load, pid: u32, time: Duration) -> Result<f64> {
         }
     }
     load.settle(Duration::from_millis(20))?;
-    Ok((process::cpu(pid)? - before).as_nanos() as f64 / 1e3 / messages as f64)
+    Ok(process::cpu(pid)?.saturating_sub(before).as_nanos() as f64 / 1e3 / messages as f64)
 }

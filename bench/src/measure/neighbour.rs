@@ -1,4 +1,4 @@
-//! One socket in a thousand that does not read: what the others notice of it.
+//! One socket in a thousand that does not read, whose server has to keep what it does not take.
 
 use std::fs;
 
@@ -14,15 +14,11 @@ const ROUNDS: usize = 10;
 /// The kernel keeps less than so many times that, whatever its settings.
 const LOOKS: usize = 200;
 
-/// Returns the p99 from publish to any reading socket, divided by what it was before one of them
-/// stopped to read.
-pub fn measure(load: &mut Load, pid: u32, rounds: usize) -> Result<f64> {
-    let before = fanout::measure(load, pid, 1, rounds)?;
+/// Makes one of them such a socket.
+pub fn deafen(load: &mut Load, pid: u32) -> Result<()> {
     let deaf = load.len() / 2;
     load.stop_reading(deaf)?;
-    fill(load, pid, load.port(deaf)?)?;
-    let beside = fanout::measure(load, pid, 1, rounds)?;
-    Ok(beside.any.value_at_quantile(0.99) as f64 / before.any.value_at_quantile(0.99) as f64)
+    fill(load, pid, load.port(deaf)?)
 }
 
 /// Publishes until the kernel takes no more for the client at `port`: from then on it is the server's.
