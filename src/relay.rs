@@ -50,6 +50,10 @@ pub const NOT_TAKEN: &str = "the topic did not take it; send it again with the s
 const FIGURES_BYTES: f64 = (512 << 10) as f64;
 const MEMBERS_BYTES: f64 = (8 << 20) as f64;
 
+/// Events that wait for a shard are this part of what a socket may leave unread at most. Else a shard that
+/// can't keep up for a moment would cut off those who do.
+const SHARD_S_PART: u64 = 2;
+
 /// At least so long between two fleet frames.
 const FLEET_SPACING: Duration = Duration::from_secs(1);
 
@@ -391,10 +395,11 @@ impl Relay {
         });
     }
 
-    /// Waits until the shards have come so far that more can be told. Cancel-safe.
+    /// Waits until the shards have come so far that more can be told: meanwhile the topic keeps it. Cancel-safe.
     pub async fn room(&self) {
+        let most = self.config.limits.outbox_bytes as u64 / SHARD_S_PART;
         for shard in &*self.shards {
-            shard.room().await;
+            shard.room(most).await;
         }
     }
 

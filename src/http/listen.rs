@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 
 use tokio::net::{TcpListener, TcpSocket};
 
-/// Together they hold more than the sockets that a VM takes.
+/// Together they hold nearly as many as a VM takes sockets.
 const LISTENERS: usize = 4;
 
 /// The system's own limit is lower.

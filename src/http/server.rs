@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -75,7 +76,7 @@ impl Takeover {
     }
 }
 
-/// Serves until `stop`; what is under way then is ended by its own time-outs.
+/// Serves until `stop`, which ends what is under way too.
 pub async fn serve<R: Reply + 'static>(
     listeners: Vec<TcpListener>,
     routes: BoxedFilter<(R,)>,
@@ -128,6 +129,13 @@ impl Crowd {
     }
 }
 
+/// It ends with the serving.
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        self.connections.iter().for_each(|(_, connection)| connection.abort());
+    }
+}
+
 async fn accept_all<R: Reply + 'static>(
     listener: TcpListener,
     mut crowd: Crowd,
@@ -137,10 +145,12 @@ async fn accept_all<R: Reply + 'static>(
 ) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).max_buf_size(HEADER_BYTES);
+    let mut stopped = pin!(stop.cancelled());
     loop {
         let accepted = select! {
+            biased;
+            () = &mut stopped => return,
             accepted = accept(&listener, &mut crowd) => accepted,
-            () = stop.cancelled() => return,
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
@@ -153,17 +163,12 @@ async fn accept_all<R: Reply + 'static>(
                 continue;
             }
         };
-        let (http, routes, stop) = (http.clone(), routes.clone(), stop.clone());
+        let (http, routes) = (http.clone(), routes.clone());
         let task = tokio::spawn(async move {
             // Hyper would begin with a buffer, and with a read that finds nothing.
-            let speaks = select! {
-                biased;
-                readable = timeout(HEADER_TIME, stream.readable()) => matches!(readable, Ok(Ok(()))),
-                () = stop.cancelled() => false,
-            };
-            if speaks {
+            if let Ok(Ok(())) = timeout(HEADER_TIME, stream.readable()).await {
                 // Boxed: what is silent stays small.
-                Box::pin(converse(&http, stream, peer, routes, &stop)).await;
+                Box::pin(converse(&http, stream, peer, routes)).await;
             }
         });
         crowd.admit(task.abort_handle());
@@ -176,7 +181,6 @@ async fn converse<R: Reply + 'static>(
     stream: TcpStream,
     peer: SocketAddr,
     routes: BoxedFilter<(R,)>,
-    stop: &CancellationToken,
 ) {
     let (takeover, taken) = oneshot::channel();
     let takeover = Takeover(Arc::new(Mutex::new(Some(takeover))));
@@ -196,9 +200,8 @@ async fn converse<R: Reply + 'static>(
             let parts = connection.into_parts();
             return taker(parts.io.into_inner(), &parts.read_buf);
         }
-        () = stop.cancelled() => return,
         () = sleep(LIFETIME) => {
-            std::pin::Pin::new(&mut connection).graceful_shutdown();
+            Pin::new(&mut connection).graceful_shutdown();
             timeout(LAST_ANSWER, connection).await.unwrap_or(Ok(()))
         }
     };

@@ -16,7 +16,7 @@ use loom::model::Builder;
 use loom::sync::Arc;
 use loom::thread::{self, JoinHandle};
 
-use self::queue::{Queue, ROOM};
+use self::queue::Queue;
 
 mod sync {
     pub use std::sync::PoisonError;
@@ -47,6 +47,9 @@ mod queue;
 /// more takes several times as long.
 const PREEMPTIONS: usize = 2;
 
+/// Bytes that may be behind.
+const ROOM: u64 = 100;
+
 fn in_every_order(threads: impl Fn() + Send + Sync + 'static) {
     let mut builder = Builder::new();
     builder.preemption_bound = Some(PREEMPTIONS);
@@ -67,7 +70,7 @@ fn teller<T: 'static>(
     let queue = Arc::clone(queue);
     thread::spawn(move || {
         for event in events {
-            block_on(queue.room());
+            block_on(queue.room(ROOM));
             queue.push_event(event, ROOM);
         }
     })

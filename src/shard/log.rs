@@ -33,7 +33,7 @@ impl Log {
         self.ends.push_back(self.head());
     }
 
-    /// What lies between two places; nothing, where that is forgotten.
+    /// What lies between two places, as far as it is not forgotten.
     pub fn between(&self, from: u64, to: u64) -> &[u8] {
         self.bytes.get(self.index(from)..self.index(to)).unwrap_or_default()
     }

@@ -103,7 +103,9 @@ impl SocketId {
 /// A shard, as others know it. Cheap to clone.
 ///
 /// What waits in it is bounded by those who fill it: events by [`Mailbox::room`], what is said to one
-/// socket by that socket's rate, the publications under way, the receipts awaited and the asks under way.
+/// socket by that socket's rate, the publications under way, the receipts awaited and the asks under way,
+/// those who join by their number, and what the system tells of a socket by what there is to tell: it may
+/// be read, or written to.
 #[derive(Clone, Default)]
 pub struct Mailbox(Arc<Queue<Command>>);
 
@@ -117,10 +119,10 @@ impl Mailbox {
         self.0.push(command);
     }
 
-    /// Waits until the shard has caught up with its events so far that more can be told. Cancel-safe; for
-    /// one task, who hands events out.
-    pub async fn room(&self) {
-        self.0.room().await;
+    /// Waits until less than `most` bytes of events wait in the shard. Cancel-safe; for one task, who hands
+    /// events out.
+    pub async fn room(&self, most: u64) {
+        self.0.room(most).await;
     }
 
     /// All commands so far, into `commands`, which is empty and gives its room back.

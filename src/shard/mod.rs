@@ -3,7 +3,8 @@
 //! One event to many sockets is what this program is for, and its floor is one system call a socket.
 //! So there is nothing else on that way: no task to wake, no lock, no queue and no allocation for each
 //! socket. The event is put into the shard's `log` once, and a pass over the sockets writes to each
-//! all that it has not been told yet. A pass goes in slices, between which others have their turn:
+//! all that it has not been told yet. (One to a channel, or to a single socket, is a turn of its own for each
+//! who hears it, at the same place in the order.) A pass goes in slices, between which others have their turn:
 //! what comes meanwhile goes out with it to the sockets that it has not reached.
 //!
 //! There is a shard for each thread of the runtime; a socket stays in its own.
@@ -30,6 +31,7 @@ use governor::middleware::NoOpMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 use indexmap::IndexMap;
+use rustc_hash::FxBuildHasher;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::select;
@@ -114,8 +116,9 @@ pub struct Shard {
     mailbox: Mailbox,
     commands: VecDeque<Command>,
     log: Log,
-    sockets: IndexMap<SocketId, Resident>,
-    channels: HashMap<Channel, HashSet<SocketId>>,
+    // By a hash that is no defence, and need not be one: nobody chooses these ids.
+    sockets: IndexMap<SocketId, Resident, FxBuildHasher>,
+    channels: HashMap<Channel, HashSet<SocketId, FxBuildHasher>>,
     /// Those with turns of their own to write.
     listed: VecDeque<SocketId>,
     /// How many have left that list so far.
@@ -201,7 +204,7 @@ impl Shard {
             mailbox,
             commands: VecDeque::new(),
             log: Log::new(),
-            sockets: IndexMap::new(),
+            sockets: IndexMap::default(),
             channels: HashMap::new(),
             listed: VecDeque::new(),
             delisted: 0,
@@ -497,6 +500,7 @@ impl Shard {
         let interval = ticks(self.relay.config.ping_interval);
         let mut due = Vec::new();
         let long = ticks(STUCK);
+        let ping = Frame::ping().into_bytes();
         let (mut unread, mut kept, mut slow) = (0, 0, 0);
         for (id, Resident { socket, .. }) in &mut self.sockets {
             unread += socket.lag(&self.log);
@@ -515,7 +519,7 @@ impl Shard {
                 due.push((*id, Close::new(CloseCode::Idle, "no sign of life for two ping intervals")));
             } else if socket.ping_at <= now {
                 socket.ping_at = now + interval;
-                socket.tell(&self.log, Frame::ping().into_bytes(), 1);
+                socket.tell(&self.log, ping.clone(), 1);
                 list(&mut self.listed, *id, socket);
             }
         }
@@ -637,8 +641,9 @@ async fn linger(mut stream: TcpStream, _place: Place) {
     let _ = timeout(LINGER, closing).await;
 }
 
+/// Some years at most, so that a sum of them is none that has gone by.
 fn ticks(duration: Duration) -> u32 {
-    u32::try_from(duration.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u32::MAX / 4)
+    u32::try_from(duration.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u32::MAX).min(u32::MAX / 4)
 }
 
 /// It comes back, and is told by its cursor what it did not read.

@@ -11,9 +11,6 @@ use std::task::Poll;
 
 use super::sync::{AtomicU64, AtomicWaker, Mutex, MutexGuard, Ordering, PoisonError};
 
-/// Bytes of events that wait for a shard before no more are taken from the topic, which keeps them.
-pub const ROOM: u64 = 4 << 20;
-
 pub struct Queue<T> {
     // Held for a push or a swap, never over an await.
     waiting: Mutex<VecDeque<T>>,
@@ -51,11 +48,11 @@ impl<T> Queue<T> {
         self.push(item);
     }
 
-    /// Waits until no more than [`ROOM`] is behind. Cancel-safe; for one task at a time, the last to wait.
-    pub async fn room(&self) {
+    /// Waits until less than `most` is behind. Cancel-safe; for one task at a time, the last to wait.
+    pub async fn room(&self, most: u64) {
         poll_fn(|context| {
             self.caught_up.register(context.waker());
-            if self.behind() < ROOM { Poll::Ready(()) } else { Poll::Pending }
+            if self.behind() < most { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }

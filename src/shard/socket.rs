@@ -128,10 +128,10 @@ impl Socket {
             if waiting.is_empty() {
                 return Written::All;
             }
-            self.moved = now;
             // What stands in the way, if something does, is met again.
             if let Ok(count) = SockRef::from(&self.stream).send(waiting) {
                 self.place += count as u64;
+                self.moved = now;
             }
             if self.place == log.head() {
                 return Written::All;
