@@ -70,12 +70,10 @@ const READS: usize = 4;
 /// A shard that always finds a new command waiting lets others on its thread go first after so many.
 const ROUNDS_AT_ONCE: u64 = 64;
 
-/// What all sockets together may leave unread that is kept for them, beside the log. Beyond it each of those
-/// who do so has an equal share.
+/// What may be kept of all sockets together, beside the log, because their clients do not take it. Beyond it
+/// each of those has an equal share. Where this part of it came at once, it is looked at before the next tick.
 const MOST_KEPT: usize = 32 << 20;
-
-/// Who takes nothing for so long is stuck.
-const STUCK: Duration = Duration::from_secs(5);
+const AT_ONCE: usize = 8;
 
 /// How finely time is kept.
 const TICK: Duration = Duration::from_millis(100);
@@ -126,6 +124,8 @@ pub struct Shard {
     watches: VecDeque<(u64, u64, Stopwatch)>,
     /// Bytes that waited for sockets when time was last kept.
     unread: usize,
+    /// Bytes that were said to single sockets since then.
+    grown: usize,
     /// Those whose connection is found to be over.
     over: Vec<(SocketId, Over)>,
     pass: Pass,
@@ -208,6 +208,7 @@ impl Shard {
             turns: 0,
             watches: VecDeque::new(),
             unread: 0,
+            grown: 0,
             over: Vec::new(),
             pass: Pass::default(),
             buffer: vec![0; READ_BUFFER],
@@ -249,6 +250,9 @@ impl Shard {
         self.look_at_the_clock();
         self.obey();
         self.write();
+        if self.grown > self.most_kept() / AT_ONCE {
+            self.tend();
+        }
         self.bury();
     }
 
@@ -352,11 +356,10 @@ impl Shard {
             }
             return;
         };
-        let members = self.channels.get(channel);
-        let sockets = members.map_or(0, HashSet::len);
-        for id in members.into_iter().flatten().filter(|id| Some(**id) != audience.except) {
+        let members = self.channels.get(channel).into_iter().flatten();
+        for id in members.filter(|id| Some(**id) != audience.except) {
             let Some(Resident { socket, .. }) = self.sockets.get_mut(id) else { continue };
-            socket.tell(&self.log, frame.bytes().clone(), sockets);
+            socket.tell(&self.log, frame.bytes().clone());
             list(&mut self.listed, *id, socket);
             self.turns += 1;
         }
@@ -366,6 +369,7 @@ impl Shard {
     /// Something for one socket.
     fn say(&mut self, id: SocketId, message: Message) {
         let limit = self.relay.config.limits.outbox_bytes;
+        self.grown += message.parts.iter().map(Bytes::len).sum::<usize>();
         let Some(Resident { socket, .. }) = self.sockets.get_mut(&id) else { return };
         socket.say(&self.log, message, limit);
         list(&mut self.listed, id, socket);
@@ -382,6 +386,7 @@ impl Shard {
         let mut socket = Socket::new(stream, member.outbox.clone(), answer, &self.log, now);
         socket.ping_at = now + ticks(config.ping_interval);
         socket.expires_at = member.visitor.expires.map_or(u32::MAX, |at| now + ticks(time_until(at)));
+        self.grown += greeting.parts.iter().map(Bytes::len).sum::<usize>();
         socket.say(&self.log, greeting, limit);
         list(&mut self.listed, id, &mut socket);
         let messages = config.limits.messages;
@@ -470,7 +475,7 @@ impl Shard {
                     }
                 }
                 Said::Ping(payload) => {
-                    socket.tell(&self.log, Frame::pong(&payload).into_bytes(), 1);
+                    socket.tell(&self.log, Frame::pong(&payload).into_bytes());
                     list(&mut self.listed, id, socket);
                 }
                 Said::Pong => {}
@@ -496,13 +501,11 @@ impl Shard {
         let now = self.now;
         let interval = ticks(self.relay.config.ping_interval);
         let mut due = Vec::new();
-        let long = ticks(STUCK);
-        let (mut unread, mut kept, mut slow) = (0, 0, 0);
+        self.grown = 0;
+        let (mut unread, mut kept) = (0, 0);
         for (id, Resident { socket, .. }) in &mut self.sockets {
             unread += socket.lag(&self.log);
-            let keeps = socket.keeps(now, long);
-            kept += keeps;
-            slow += usize::from(socket.is_blocked && keeps > 0);
+            kept += socket.keeps();
             if let Some(since) = socket.closing_since {
                 if now - since.get().min(now) >= ticks(LINGER) {
                     self.over.push((*id, Over::Lost));
@@ -515,22 +518,50 @@ impl Shard {
                 due.push((*id, Close::new(CloseCode::Idle, "no sign of life for two ping intervals")));
             } else if socket.ping_at <= now {
                 socket.ping_at = now + interval;
-                socket.tell(&self.log, Frame::ping().into_bytes(), 1);
+                socket.tell(&self.log, Frame::ping().into_bytes());
                 list(&mut self.listed, *id, socket);
             }
-        }
-        let most = MOST_KEPT / self.relay.shards.len();
-        if kept > most {
-            let share = most / slow.max(1);
-            let sockets = self.sockets.iter().map(|(id, Resident { socket, .. })| (*id, socket));
-            let greedy = sockets.filter(|(_, socket)| socket.is_blocked && socket.keeps(now, long) > share);
-            due.extend(greedy.map(|(id, _)| (id, too_slow())));
         }
         for (id, close) in due {
             self.close(id, &close, true);
         }
+        if kept > self.most_kept() {
+            self.make_room();
+        }
         self.relay.metrics.unread.inc_by(unread as i64 - self.unread as i64);
         self.unread = unread;
+    }
+
+    fn most_kept(&self) -> usize {
+        MOST_KEPT / self.relay.shards.len()
+    }
+
+    /// Ends those for whom more than an equal share is kept, where it is too much in all.
+    fn make_room(&mut self) {
+        // What several are told is there once, and each has a part of it.
+        let mut holders = HashMap::new();
+        for (end, _) in self.sockets.values().flat_map(|resident| resident.socket.untaken()) {
+            *holders.entry(end).or_insert(0) += 1;
+        }
+        let charge = |socket: &Socket| {
+            let part = |end, length| length / holders.get(&end).unwrap_or(&1);
+            let others = socket.untaken().map(|(end, length)| length - part(end, length));
+            socket.keeps() - others.sum::<usize>()
+        };
+        let keeping = self.sockets.iter().filter(|(_, resident)| resident.socket.keeps() > 0);
+        let kept: Vec<_> = keeping.map(|(id, resident)| (*id, charge(&resident.socket))).collect();
+        let most = self.most_kept();
+        if kept.iter().map(|(_, bytes)| bytes).sum::<usize>() <= most {
+            return;
+        }
+        let share = most / kept.len();
+        for (id, _) in kept.into_iter().filter(|(_, bytes)| *bytes > share) {
+            self.close(id, &too_slow(), true);
+            // A frame that is begun goes first, and one of what was missed may be as long as the history.
+            if self.sockets.get(&id).is_some_and(|resident| charge(&resident.socket) > share) {
+                self.over.push((id, Over::Lost));
+            }
+        }
     }
 
     fn close(&mut self, id: SocketId, close: &Close, is_urgent: bool) {

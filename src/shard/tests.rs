@@ -9,6 +9,7 @@ use futures_util::FutureExt as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use super::socket::tests::narrow;
 use super::*;
 use crate::admission::Admission;
 use crate::auth::Visitor;
@@ -72,11 +73,26 @@ impl World {
         self.visitor(Visitor::default(), &[], greeting).await
     }
 
+    /// One whose system takes little before it reads.
+    async fn narrow_client(&self) -> Client {
+        self.seat(narrow().await, Visitor::default(), &[], &[]).await
+    }
+
     /// One of whom more is known, and that has said something already.
     async fn visitor(&self, visitor: Visitor, early: &[u8], greeting: &[&str]) -> Client {
         let address = self.listener.local_addr().unwrap();
         let (stream, accepted) = tokio::join!(TcpStream::connect(address), self.listener.accept());
-        let (stream, (served, _)) = (stream.unwrap(), accepted.unwrap());
+        self.seat((accepted.unwrap().0, stream.unwrap()), visitor, early, greeting).await
+    }
+
+    /// One at the second end of this connection.
+    async fn seat(
+        &self,
+        (served, stream): (TcpStream, TcpStream),
+        visitor: Visitor,
+        early: &[u8],
+        greeting: &[&str],
+    ) -> Client {
         // Else the runtime may not know yet that it takes bytes.
         served.writable().await.unwrap();
         let from = Ipv4Addr::from(self.addresses.fetch_add(1, Ordering::Relaxed));
@@ -512,6 +528,66 @@ async fn what_sockets_leave_unread_is_told() {
     };
     timeout(Duration::from_secs(10), told).await.expect("nobody is there to read");
     World { shard: Some(shard), ..world }.end().await;
+}
+
+/// What a socket missed, in a page of the history.
+fn refresh(page: &Bytes) -> Message {
+    let parts = crate::frame::text_of_parts(vec![page.clone()]);
+    Message { parts, is_refresh: true, written: None }
+}
+
+/// Bytes that are there because clients do not take them.
+fn untaken(shard: &Shard) -> usize {
+    let pieces = shard.sockets.values().flat_map(|resident| resident.socket.untaken());
+    pieces.collect::<HashMap<_, _>>().values().sum()
+}
+
+#[tokio::test]
+async fn what_is_kept_for_those_who_do_not_read_is_bounded_for_all_together() {
+    const DEAF: usize = 60;
+    let (world, mut shard) = World::by_hand().await;
+    let mut reading = world.client(&[]).await;
+    let page = || Bytes::from(vec![b'x'; MOST_KEPT / 16]);
+    let mut deaf = Vec::new();
+    // It would be three times as much as may be kept, if each had it for itself.
+    let first = page();
+    for _ in 0..DEAF {
+        let client = world.narrow_client().await;
+        client.outbox.push(refresh(&first));
+        deaf.push(client);
+        shard.round();
+        shard.tend();
+    }
+    assert!(shard.sockets.values().filter(|resident| resident.socket.is_blocked).count() == DEAF);
+    assert!(deaf.iter().all(|client| world.relay.find(&client.client_id).is_some()));
+
+    // The history has gone on, and each has missed something else.
+    let mut most = 0;
+    for client in &deaf {
+        client.outbox.push(refresh(&page()));
+        shard.round();
+        most = most.max(untaken(&shard));
+    }
+    let bound = MOST_KEPT + MOST_KEPT / AT_ONCE + 2 * page().len();
+    assert!((MOST_KEPT..bound).contains(&most), "{most} at most");
+    let closed: Vec<_> = deaf.iter().map(|client| world.relay.find(&client.client_id).is_none()).collect();
+    assert!(closed[0] && !closed[DEAF - 1], "{closed:?}");
+
+    // What was begun comes whole, and then why it ends.
+    assert_eq!(served(&mut shard, deaf[0].frame()).await.1.len(), first.len());
+    served(&mut shard, deaf[0].is_closed(1013)).await;
+    world.tell("to all", None);
+    served(&mut shard, reading.hears(&["to all"])).await;
+}
+
+#[tokio::test]
+async fn one_that_would_have_to_read_too_much_before_it_is_closed_is_left() {
+    let (world, mut shard) = World::by_hand().await;
+    let client = world.narrow_client().await;
+    client.outbox.push(refresh(&Bytes::from(vec![b'x'; MOST_KEPT + 1])));
+    shard.round();
+    assert_eq!(shard.sockets.len(), 0);
+    assert!(world.relay.find(&client.client_id).is_none());
 }
 
 #[tokio::test]

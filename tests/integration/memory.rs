@@ -140,6 +140,34 @@ async fn many_who_are_told_much_and_never_read_do_not_get_it_killed() {
 }
 
 #[tokio::test]
+async fn many_who_ask_for_the_history_and_never_read_do_not_get_it_killed() {
+    const DEAF: usize = 150;
+    let group = Group::of_memory();
+    group.limit_memory(ROOM);
+    let rates = [("MESSAGE_RATE", "100000"), ("MESSAGE_BURST", "100000")];
+    let vm = counted(&group, &rates).await;
+    let mut sender = vm.connect().await;
+    let event = json!({"type": "broadcast", "data": "x".repeat(15 << 10)});
+    for _ in 0..300 {
+        sender.send(event.clone()).await;
+        sender.expect("ack").await;
+    }
+    let before = group.memory();
+    let mut deaf = Vec::new();
+    for _ in 0..DEAF {
+        // With each event, pages at both ends of the history are other ones; some of them are kept for those
+        // alone who asked before.
+        sender.send(event.clone()).await;
+        sender.expect("ack").await;
+        deaf.push(open_deaf("127.0.1.1", vm.port, "/ws").await.unwrap());
+    }
+    let grown = (group.most_memory() - before) as f64 / MIB;
+    println!("{grown:.0} MiB at most for {DEAF} sockets that asked for the history and read none of it");
+    assert!(grown < 64.0, "{grown}");
+    vm.connect().await.alert(json!({})).await;
+}
+
+#[tokio::test]
 async fn killed_for_its_memory_it_comes_back_to_all_of_it() {
     let emulator = Emulator::start().await;
     let host = emulator.host();
