@@ -79,6 +79,8 @@ impl Reader {
                     let begun = match (data, message.take()) {
                         (Data::Text, None) => payload,
                         (Data::Continue, Some(mut begun)) => {
+                            // Not twice as much as it needs: it may be kept for long.
+                            begun.reserve_exact(payload.len());
                             begun.extend_from_slice(&payload);
                             begun
                         }
@@ -99,6 +101,14 @@ impl Reader {
             self.incomplete = Some(Box::new(Incomplete { frame, message }));
         }
         Ok(())
+    }
+
+    /// Bytes that are kept until it is complete.
+    pub fn kept(&self) -> usize {
+        self.incomplete.as_ref().map_or(0, |incomplete| {
+            let message = incomplete.message.as_ref().map_or(0, Vec::capacity);
+            size_of::<Incomplete>() + incomplete.frame.capacity() + message
+        })
     }
 }
 
@@ -257,10 +267,23 @@ mod tests {
         let mut messages = Vec::new();
         let bytes = frame(0x81, b"hello");
         reader.read(&bytes[..5], LIMIT, &mut messages).unwrap();
-        assert!(reader.incomplete.is_some());
+        assert!(reader.kept() >= 5);
         reader.read(&bytes[5..], LIMIT, &mut messages).unwrap();
-        assert!(reader.incomplete.is_none());
+        assert_eq!(reader.kept(), 0);
         assert_eq!(messages, [text("hello")]);
+    }
+
+    #[test]
+    fn what_it_keeps_is_as_much_as_came() {
+        let frames = [frame(0x01, b"x"), frame(0x00, &[b'x'; 9]).repeat(100)].concat();
+        for bytes in [frame(0x81, &[b'x'; LIMIT - 1]), frames] {
+            let (mut reader, mut messages) = (Reader::default(), Vec::new());
+            for piece in bytes[..bytes.len() - 1].chunks(7) {
+                reader.read(piece, LIMIT, &mut messages).unwrap();
+            }
+            let kept = reader.kept() - size_of::<Incomplete>();
+            assert!((LIMIT - 100..LIMIT + 8).contains(&kept), "{kept}");
+        }
     }
 
     #[test]

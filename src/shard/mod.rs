@@ -70,8 +70,9 @@ const READS: usize = 4;
 /// A shard that always finds a new command waiting lets others on its thread go first after so many.
 const ROUNDS_AT_ONCE: u64 = 64;
 
-/// What may be kept of all sockets together, beside the log, because their clients do not take it. Beyond it
-/// each of those has an equal share. Where this part of it came at once, it is looked at before the next tick.
+/// What may be kept of all sockets together, beside the log, because their clients do not take it, or do not
+/// finish what they say. Beyond it each of those has an equal share. Where this part of it came at once, it is
+/// looked at before the next tick.
 const MOST_KEPT: usize = 32 << 20;
 const AT_ONCE: usize = 8;
 
@@ -124,7 +125,7 @@ pub struct Shard {
     watches: VecDeque<(u64, u64, Stopwatch)>,
     /// Bytes that waited for sockets when time was last kept.
     unread: usize,
-    /// Bytes that were said to single sockets since then.
+    /// Bytes that were said to single sockets, or of messages that they did not finish, since then.
     grown: usize,
     /// Those whose connection is found to be over.
     over: Vec<(SocketId, Over)>,
@@ -445,7 +446,9 @@ impl Shard {
         }
         let limits = &self.relay.config.limits;
         let mut said = Vec::new();
+        let before = socket.unfinished();
         let read = read(socket, &mut self.buffer, limits.message_bytes, &mut said);
+        self.grown += socket.unfinished().saturating_sub(before);
         if !matches!(read, Read::All) {
             socket.heard = now;
         }

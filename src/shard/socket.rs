@@ -288,6 +288,8 @@ impl Socket {
             self.own = self.turns.iter().map(|turn| turn.cost).sum();
             self.kept = self.turns.iter().map(|turn| turn.length).sum();
         }
+        // Nothing more is heard of it.
+        self.reader = Reader::default();
         self.put(Turn { is_last: true, ..Turn::new(at, frame) });
         self.closing_since = NonZeroU32::new(now.max(1));
     }
@@ -316,10 +318,16 @@ impl Socket {
         self.holds(log).saturating_add(self.own)
     }
 
-    /// Bytes that are kept for it, beside the log, because its client does not take them. What others are told
-    /// too counts as if it were for this one alone.
+    /// Bytes that are kept for it, beside the log, because its client does not take them, or has not said the
+    /// rest. What others are told too counts as if it were for this one alone.
     pub fn keeps(&self) -> usize {
-        if self.is_blocked { self.kept + self.turns.capacity() * size_of::<Turn>() } else { 0 }
+        let untaken = if self.is_blocked { self.kept + self.turns.capacity() * size_of::<Turn>() } else { 0 };
+        untaken + self.unfinished()
+    }
+
+    /// Bytes of a message of which there is more to come.
+    pub fn unfinished(&self) -> usize {
+        self.reader.kept()
     }
 
     /// The pieces that its client does not take: where each ends in memory, by which it is known among those

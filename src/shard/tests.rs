@@ -581,6 +581,31 @@ async fn what_is_kept_for_those_who_do_not_read_is_bounded_for_all_together() {
 }
 
 #[tokio::test]
+async fn what_is_kept_of_unfinished_messages_is_bounded_for_all_together() {
+    const LENGTH: usize = 256 << 10;
+    let (world, mut shard) = World::by_hand_with(&[("MAX_MESSAGE_BYTES", "262144")]).await;
+    let mut honest = world.client(&[]).await;
+    let ping = said(0x89, b"ping");
+    honest.stream.write_all(&ping[..7]).await.unwrap();
+    let header = [&[0x81, 0x80 | 127][..], &(LENGTH as u64).to_be_bytes(), &[0; 4]].concat();
+    let most_of_it = [header, vec![b'x'; LENGTH - 1]].concat();
+    let (mut clients, mut most) = (Vec::new(), 0);
+    for _ in 0..2 * MOST_KEPT / LENGTH {
+        let mut client = world.client(&[]).await;
+        served(&mut shard, client.stream.write_all(&most_of_it)).await.unwrap();
+        let kept: usize = shard.sockets.values().map(|resident| resident.socket.unfinished()).sum();
+        most = most.max(kept);
+        clients.push(client);
+    }
+    let bound = MOST_KEPT + MOST_KEPT / AT_ONCE + 2 * LENGTH;
+    assert!((MOST_KEPT / 2..bound).contains(&most), "{most} at most");
+    served(&mut shard, clients[0].is_closed(1013)).await;
+    // Who has said less than a share is not asked to say it again.
+    honest.stream.write_all(&ping[7..]).await.unwrap();
+    assert_eq!(served(&mut shard, honest.frame()).await, (0x8a, b"ping".into()));
+}
+
+#[tokio::test]
 async fn one_that_would_have_to_read_too_much_before_it_is_closed_is_left() {
     let (world, mut shard) = World::by_hand().await;
     let client = world.narrow_client().await;

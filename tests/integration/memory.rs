@@ -98,6 +98,29 @@ async fn many_who_join_all_that_they_can_do_not_get_it_killed() {
 }
 
 #[tokio::test]
+async fn many_who_begin_and_never_end_do_not_get_it_killed() {
+    const SOCKETS: usize = 8_000;
+    let group = Group::of_memory();
+    group.limit_memory(ROOM);
+    let vm = counted(&group, &[]).await;
+    let before = group.memory();
+    // As long as a message may be, but for its last byte.
+    let length = 16_u16 << 10;
+    let text = vec![b'x'; usize::from(length) - 1];
+    let message = [&[0x81, 0x80 | 126][..], &length.to_be_bytes(), &[0; 4], &text].concat();
+    let mut sockets = Vec::new();
+    for number in 0..SOCKETS {
+        let source = format!("127.0.1.{}", number / 199);
+        let (mut stream, _) = open_deaf(&source, vm.port, "/ws").await.unwrap();
+        stream.write_all(&message).await.unwrap();
+        sockets.push(stream);
+    }
+    let grown = group.most_memory() - before;
+    println!("{SOCKETS} sockets with an unfinished message each took {:.0} MiB", grown as f64 / MIB);
+    vm.connect().await.alert(json!({})).await;
+}
+
+#[tokio::test]
 async fn many_who_are_told_much_and_never_read_do_not_get_it_killed() {
     // Each of them might leave a MiB unread.
     const DEAF: usize = 128;
