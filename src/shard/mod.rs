@@ -461,7 +461,7 @@ impl Shard {
                     self.end(id, frame, "closed", true);
                     return false;
                 }
-                // Pings and pongs too: each makes work.
+                // Pings, pongs and many fragments too: each makes work.
                 _ if home.rate.check().is_err() => {
                     if !home.excuses(&message) {
                         home.place.flooded();
@@ -481,7 +481,7 @@ impl Shard {
                     socket.tell(&self.log, Frame::pong(&payload).into_bytes());
                     list(&mut self.listed, id, socket);
                 }
-                Said::Pong => {}
+                Said::Pong | Said::Fragment => {}
             }
         }
         match read {
@@ -628,7 +628,12 @@ impl Home {
         if self.excess > limit.burst.get() {
             return false;
         }
-        let why = format!("more than {} messages a second; this one was dropped", limit.per_second);
+        let what = if matches!(message, Said::Fragment) {
+            "a message in many fragments counts as many"
+        } else {
+            "this one was dropped"
+        };
+        let why = format!("more than {} messages a second; {what}", limit.per_second);
         let wait = Duration::from_secs(1);
         let id = if let Said::Text(text) = message { request::id_of(text) } else { None };
         member.outbox.push(reply::error(ErrorCode::RateLimited, &why, id.as_deref(), Some(wait)));

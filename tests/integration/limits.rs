@@ -336,6 +336,45 @@ async fn control_frames_count_as_messages() {
 }
 
 #[tokio::test]
+async fn fragments_beyond_a_few_count_as_messages() {
+    let vm = Vm::alone(&[("MESSAGE_RATE", "1"), ("MESSAGE_BURST", "5")]).await;
+    let mut witness = vm.connect().await;
+    let mut raw = Raw::connect(vm.port).await;
+    // As many as a long message sensibly has are one message.
+    let ping = br#"{"type":"ping"}"#;
+    for (number, byte) in ping.iter().enumerate() {
+        raw.frame(u8::from(number == 0), &[*byte]).await;
+    }
+    raw.frame(0x80, b"").await;
+    let pong = async {
+        loop {
+            let (_, told) = raw.next().await.unwrap();
+            assert!(!told.starts_with(br#"{"type":"error""#), "{}", told.escape_ascii());
+            if told.starts_with(br#"{"type":"pong""#) {
+                return;
+            }
+        }
+    };
+    within("pong", pong).await;
+    // Empty ones without an end; the last may meet a closed connection.
+    raw.frame(0x01, b"").await;
+    let _ = raw.0.write_all(&[0, 0x80, 0, 0, 0, 0].repeat(1_000)).await;
+    let told = within("word of it", async {
+        loop {
+            let (_, told) = raw.next().await.unwrap();
+            if told.starts_with(br#"{"type":"error""#) {
+                return String::from_utf8(told).unwrap();
+            }
+        }
+    })
+    .await;
+    assert!(told.contains(r#""code":"rate_limited""#), "{told}");
+    assert_eq!(raw.closed().await, Some(1008));
+    knock(&vm, "/ws", &[]).await.assert_refused(429, "rate_limited");
+    witness.alert(json!({})).await;
+}
+
+#[tokio::test]
 async fn a_request_s_head_is_bounded() {
     let vm = Vm::alone(&[]).await;
     let many: String = (0..101).map(|number| format!("X-{number}: 1\r\n")).collect();
