@@ -487,6 +487,11 @@ impl Shard {
         match read {
             Read::All => false,
             Read::Some => true,
+            Read::Ended => {
+                // Behind the answers to what it asked, which wait in the mailbox.
+                self.mailbox.send(Command::Close(id, Box::new(Close::new(CloseCode::Lost, ""))));
+                false
+            }
             Read::Lost => {
                 self.over.push((id, Over::Lost));
                 false

@@ -89,6 +89,8 @@ pub enum Read {
     /// There may be more.
     Some,
     Broken(Violation),
+    /// Its client says nothing more.
+    Ended,
     Lost,
 }
 
@@ -300,8 +302,9 @@ impl Socket {
         let mut context = Context::from_waker(&self.waker);
         match Pin::new(&mut self.stream).poll_read(&mut context, &mut bytes) {
             Poll::Pending => Read::All,
-            Poll::Ready(Ok(())) if !bytes.filled().is_empty() => self.hear(bytes.filled(), limit, said),
-            Poll::Ready(_) => Read::Lost,
+            Poll::Ready(Err(_)) => Read::Lost,
+            Poll::Ready(Ok(())) if bytes.filled().is_empty() => Read::Ended,
+            Poll::Ready(Ok(())) => self.hear(bytes.filled(), limit, said),
         }
     }
 

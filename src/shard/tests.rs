@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::FutureExt as _;
+use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -731,6 +732,32 @@ async fn one_that_says_too_much_is_told_so_and_closed_when_it_goes_on() {
     };
     assert_eq!(close[..2], 1008_u16.to_be_bytes());
     assert!(world.admission.admit(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).is_err(), "its address waits");
+}
+
+#[tokio::test]
+async fn one_that_says_no_more_is_answered_and_one_that_is_reset_is_left() {
+    let (world, mut shard) = World::by_hand().await;
+    let mut client = world.client(&[]).await;
+    client.stream.write_all(&said(0x81, br#"{"type":"ping"}"#)).await.unwrap();
+    client.stream.shutdown().await.unwrap();
+    let (first, payload) = served(&mut shard, client.frame()).await;
+    assert!(first == 0x81 && payload.starts_with(br#"{"type":"pong","#), "{}", payload.escape_ascii());
+    served(&mut shard, client.is_closed(1001)).await;
+    assert_eq!(served(&mut shard, client.stream.read(&mut [0])).await.unwrap(), 0);
+    assert_eq!(shard.sockets.len(), 0);
+
+    let client = world.client(&[]).await;
+    shard.round();
+    SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    let left = async {
+        while shard.over.is_empty() {
+            yield_now().await;
+            shard.obey();
+        }
+    };
+    timeout(Duration::from_secs(10), left).await.expect("nobody is there");
+    assert!(matches!(shard.over[..], [(_, Over::Lost)]));
 }
 
 #[tokio::test]
