@@ -71,10 +71,12 @@ const READS: usize = 4;
 const ROUNDS_AT_ONCE: u64 = 64;
 
 /// What may be kept of all sockets together, beside the log, because their clients do not take it, or do not
-/// finish what they say. Beyond it each of those has an equal share. Where this part of it came at once, it is
-/// looked at before the next tick.
+/// finish what they say. Beyond it each of those has an equal share.
 const MOST_KEPT: usize = 32 << 20;
-const AT_ONCE: usize = 8;
+
+/// Where such a part of that may have come since it was looked at, it is looked at again so soon.
+const MUCH: usize = 8;
+const SOON: Duration = Duration::from_millis(5);
 
 /// How finely time is kept.
 const TICK: Duration = Duration::from_millis(100);
@@ -125,7 +127,9 @@ pub struct Shard {
     watches: VecDeque<(u64, u64, Stopwatch)>,
     /// Bytes that waited for sockets when time was last kept.
     unread: usize,
-    /// Bytes that were said to single sockets, or of messages that they did not finish, since then.
+    /// When that was, and the bytes that were said to single sockets, or of messages that they did not finish,
+    /// since then.
+    tended: Instant,
     grown: usize,
     /// Those whose connection is found to be over.
     over: Vec<(SocketId, Over)>,
@@ -209,6 +213,7 @@ impl Shard {
             turns: 0,
             watches: VecDeque::new(),
             unread: 0,
+            tended: Instant::now(),
             grown: 0,
             over: Vec::new(),
             pass: Pass::default(),
@@ -251,7 +256,7 @@ impl Shard {
         self.look_at_the_clock();
         self.obey();
         self.write();
-        if self.grown > self.most_kept() / AT_ONCE {
+        if self.grown > self.most_kept() / MUCH && self.tended.elapsed() >= SOON {
             self.tend();
         }
         self.bury();
@@ -538,6 +543,7 @@ impl Shard {
         }
         self.relay.metrics.unread.inc_by(unread as i64 - self.unread as i64);
         self.unread = unread;
+        self.tended = Instant::now();
     }
 
     fn most_kept(&self) -> usize {
@@ -552,8 +558,8 @@ impl Shard {
             *holders.entry(end).or_insert(0) += 1;
         }
         let charge = |socket: &Socket| {
-            let part = |end, length| length / holders.get(&end).unwrap_or(&1);
-            let others = socket.untaken().map(|(end, length)| length - part(end, length));
+            let others =
+                socket.untaken().map(|(end, length)| length - length / holders.get(&end).unwrap_or(&1));
             socket.keeps() - others.sum::<usize>()
         };
         let keeping = self.sockets.iter().filter(|(_, resident)| resident.socket.keeps() > 0);
