@@ -15,9 +15,10 @@ use super::{BusError, Cause, Delivery, Message};
 use crate::clock::{TopicClock, micros};
 use crate::config::HistoryLimits;
 
-/// What the slowest member may be behind before publishing is refused, in messages and in bytes.
-const MAX_BEHIND: u64 = 65_536;
-const MAX_BYTES: usize = 64 << 20;
+/// What the slowest member may be behind before publishing is refused, in messages; and what all messages may
+/// have beyond the window's bytes then.
+const MAX_BEHIND: u64 = 16_384;
+const MAX_BYTES: usize = 8 << 20;
 
 /// Messages kept beside the history's events: beacons.
 const BESIDE_EVENTS: usize = 1_000;
@@ -114,7 +115,7 @@ impl Member {
         let end = log.first + log.messages.len() as u64;
         let oldest_needed = log.members.values().map(Position::needs).min().unwrap_or(end);
         log.forget(&self.topic.0.keep, oldest_needed);
-        if end - oldest_needed >= MAX_BEHIND || log.bytes >= MAX_BYTES.max(2 * self.topic.0.keep.bytes) {
+        if end - oldest_needed >= MAX_BEHIND || log.bytes >= self.topic.0.keep.bytes + MAX_BYTES {
             return Err(BusError::new("too many messages are waiting to be read").because(Cause::Full));
         }
         log.bytes += message.data.len();
@@ -219,5 +220,41 @@ impl Drop for Receipt {
         position.again.push_back(self.place);
         drop(log);
         self.topic.0.grown.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock;
+
+    #[tokio::test]
+    async fn what_waits_to_be_read_is_bounded_and_none_of_it_is_dropped() {
+        let keep = HistoryLimits { age: Duration::from_secs(3600), events: 1_000, bytes: 1 << 20 };
+        let (small, large) = (1, 16 << 10);
+        for (size, most) in [(small, MAX_BEHIND as usize), (large, (keep.bytes + MAX_BYTES) / large)] {
+            let member = Topic::new(keep).member();
+            let mut inbox = member.join(clock::now_micros());
+            let message = |number: usize| {
+                let data = format!("{number:size$}").into();
+                Message { data, ..Message::default() }
+            };
+            let mut confirmed = 0;
+            let refused = loop {
+                match member.publish(message(confirmed)) {
+                    Ok(()) => confirmed += 1,
+                    Err(refused) => break refused,
+                }
+            };
+            assert_eq!((confirmed, refused.cause), (most, Cause::Full));
+            for number in 0..confirmed {
+                let delivery = inbox.next().await;
+                assert_eq!(delivery.message, message(number));
+                delivery.ack();
+            }
+            member.publish(message(0)).expect("room again");
+        }
     }
 }

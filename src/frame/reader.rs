@@ -12,6 +12,10 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control
 /// A code for closing that was registered after the others, and which tungstenite does not know.
 const BAD_GATEWAY: u16 = 1014;
 
+/// Fragments of one message that are free: as many as a long one sensibly has. Each further one is work like a
+/// message.
+const FREE_FRAGMENTS: usize = 16;
+
 /// What a client says.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Message {
@@ -19,6 +23,8 @@ pub enum Message {
     /// To be answered with the same bytes.
     Ping(Vec<u8>),
     Pong,
+    /// A message in many fragments has one more.
+    Fragment,
     /// With the code to answer by, if it gave one. Nothing comes after it.
     Close(Option<u16>),
 }
@@ -44,7 +50,13 @@ struct Incomplete {
     /// The beginning of a frame.
     frame: Vec<u8>,
     /// The beginning of a message, of which more frames come.
-    message: Option<Vec<u8>>,
+    message: Option<Begun>,
+}
+
+#[derive(Debug)]
+struct Begun {
+    text: Vec<u8>,
+    fragments: usize,
 }
 
 impl Reader {
@@ -62,7 +74,7 @@ impl Reader {
             &frame
         };
         while let Some((header, payload, after)) =
-            next_frame(rest, message.as_ref().map_or(0, Vec::len), limit)?
+            next_frame(rest, message.as_ref().map_or(0, |begun| begun.text.len()), limit)?
         {
             rest = after;
             let payload = unmask(payload, header.mask)?;
@@ -76,19 +88,25 @@ impl Reader {
                     }
                 }
                 OpCode::Data(data) => {
-                    let begun = match (data, message.take()) {
-                        (Data::Text, None) => payload,
+                    let mut begun = match (data, message.take()) {
+                        (Data::Text, None) => Begun { text: payload, fragments: 0 },
                         (Data::Continue, Some(mut begun)) => {
-                            begun.extend_from_slice(&payload);
+                            // Not twice as much as it needs: it may be kept for long.
+                            begun.text.reserve_exact(payload.len());
+                            begun.text.extend_from_slice(&payload);
                             begun
                         }
                         (Data::Continue, None) => return Err(Violation::Protocol("nothing to continue")),
                         _ => return Err(Violation::Protocol("a message within a message")),
                     };
                     if header.is_final {
-                        let text = String::from_utf8(begun).map_err(|_| Violation::NotUtf8)?;
+                        let text = String::from_utf8(begun.text).map_err(|_| Violation::NotUtf8)?;
                         messages.push(Message::Text(text));
                     } else {
+                        begun.fragments += 1;
+                        if begun.fragments > FREE_FRAGMENTS {
+                            messages.push(Message::Fragment);
+                        }
                         message = Some(begun);
                     }
                 }
@@ -99,6 +117,14 @@ impl Reader {
             self.incomplete = Some(Box::new(Incomplete { frame, message }));
         }
         Ok(())
+    }
+
+    /// Bytes that are kept until it is complete.
+    pub fn kept(&self) -> usize {
+        self.incomplete.as_ref().map_or(0, |incomplete| {
+            let message = incomplete.message.as_ref().map_or(0, |begun| begun.text.capacity());
+            size_of::<Incomplete>() + incomplete.frame.capacity() + message
+        })
     }
 }
 
@@ -257,10 +283,23 @@ mod tests {
         let mut messages = Vec::new();
         let bytes = frame(0x81, b"hello");
         reader.read(&bytes[..5], LIMIT, &mut messages).unwrap();
-        assert!(reader.incomplete.is_some());
+        assert!(reader.kept() >= 5);
         reader.read(&bytes[5..], LIMIT, &mut messages).unwrap();
-        assert!(reader.incomplete.is_none());
+        assert_eq!(reader.kept(), 0);
         assert_eq!(messages, [text("hello")]);
+    }
+
+    #[test]
+    fn what_it_keeps_is_as_much_as_came() {
+        let frames = [frame(0x01, b"x"), frame(0x00, &[b'x'; 9]).repeat(100)].concat();
+        for bytes in [frame(0x81, &[b'x'; LIMIT - 1]), frames] {
+            let (mut reader, mut messages) = (Reader::default(), Vec::new());
+            for piece in bytes[..bytes.len() - 1].chunks(7) {
+                reader.read(piece, LIMIT, &mut messages).unwrap();
+            }
+            let kept = reader.kept() - size_of::<Incomplete>();
+            assert!((LIMIT - 100..LIMIT + 8).contains(&kept), "{kept}");
+        }
     }
 
     #[test]
@@ -349,6 +388,16 @@ mod tests {
             assert_eq!(read(&frame(0x89, &payload), 1).0, [Message::Ping(payload)]);
             assert_eq!(read(&frame(0x8a, &vec![b'x'; length]), 1).0, [Message::Pong]);
         }
+    }
+
+    #[test]
+    fn many_fragments_are_told_one_by_one() {
+        let message = |fragments| {
+            [frame(0x01, b"x"), frame(0x00, b"").repeat(fragments - 2), frame(0x80, b"y")].concat()
+        };
+        assert_eq!(read(&message(FREE_FRAGMENTS + 1), 3), (vec![text("xy")], Ok(())));
+        let [one, two] = [Message::Fragment, Message::Fragment];
+        assert_eq!(read(&message(FREE_FRAGMENTS + 3), 3), (vec![one, two, text("xy")], Ok(())));
     }
 
     #[test]

@@ -36,7 +36,9 @@ fn bind(address: SocketAddr, shares: bool) -> io::Result<TcpSocket> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::net::Ipv4Addr;
+    use std::process::Command;
 
     use tokio::net::TcpStream;
 
@@ -50,6 +52,18 @@ mod tests {
         assert_eq!(listen(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(listeners);
         listen(address).unwrap();
+    }
+
+    #[tokio::test]
+    async fn as_many_may_wait_at_each_as_the_system_lets() {
+        let listeners = listen((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let port = listeners[0].local_addr().unwrap().port();
+        let told = Command::new("ss").args(["-Hltn", &format!("sport = :{port}")]).output().unwrap();
+        let told = String::from_utf8(told.stdout).unwrap();
+        // Of one that listens it tells how many wait, and how many may.
+        let room: Vec<_> = told.lines().filter_map(|line| line.split_whitespace().nth(2)).collect();
+        let most = fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+        assert_eq!(room, [most.trim(); LISTENERS]);
     }
 
     #[tokio::test]

@@ -44,15 +44,16 @@ const LAST_ANSWER: Duration = Duration::from_secs(10);
 /// A request's head may have so many bytes; hyper's least is 8 KiB.
 const HEADER_BYTES: usize = 16 << 10;
 
-/// Connections that are not sockets (yet).
-pub const MAX_CONNECTIONS: usize = 4_096;
+/// Connections that are not sockets (yet). Each may have half a head, or an answer that nobody takes. Those
+/// that become sockets are such for a moment only.
+pub const MAX_CONNECTIONS: usize = 1_024;
 
 /// The least number of connections that is worth going through to forget those that have ended.
 const FORGET_AT: usize = 64;
 
 /// Where there are as many, the oldest is ended after this. Honest crowds have asked by then, even from
 /// the other end of the world; those who say nothing make others wait no longer.
-const TIME_OF_THE_OLDEST: Duration = Duration::from_secs(1);
+const TIME_OF_THE_OLDEST: Duration = Duration::from_millis(500);
 
 /// Where a request came from, by TCP.
 #[derive(Clone, Copy, Debug)]

@@ -72,12 +72,13 @@ const READS: usize = 4;
 /// A shard that always finds a new command waiting lets others on its thread go first after so many.
 const ROUNDS_AT_ONCE: u64 = 64;
 
-/// What all sockets together may leave unread that is kept for them, beside the log. Beyond it each of those
-/// who do so has an equal share.
+/// What may be kept of all sockets together, beside the log, because their clients do not take it, or do not
+/// finish what they say. Beyond it each of those has an equal share.
 const MOST_KEPT: usize = 32 << 20;
 
-/// Who takes nothing for so long is stuck.
-const STUCK: Duration = Duration::from_secs(5);
+/// Where such a part of that may have come since it was looked at, it is looked at again so soon.
+const MUCH: usize = 8;
+const SOON: Duration = Duration::from_millis(5);
 
 /// How finely time is kept.
 const TICK: Duration = Duration::from_millis(100);
@@ -129,6 +130,10 @@ pub struct Shard {
     watches: VecDeque<(u64, u64, Stopwatch)>,
     /// Bytes that waited for sockets when time was last kept.
     unread: usize,
+    /// When that was, and the bytes that were said to single sockets, or of messages that they did not finish,
+    /// since then.
+    tended: Instant,
+    grown: usize,
     /// Those whose connection is found to be over.
     over: Vec<(SocketId, Over)>,
     pass: Pass,
@@ -211,6 +216,8 @@ impl Shard {
             turns: 0,
             watches: VecDeque::new(),
             unread: 0,
+            tended: Instant::now(),
+            grown: 0,
             over: Vec::new(),
             pass: Pass::default(),
             buffer: vec![0; READ_BUFFER],
@@ -252,6 +259,9 @@ impl Shard {
         self.look_at_the_clock();
         self.obey();
         self.write();
+        if self.grown > self.most_kept() / MUCH && self.tended.elapsed() >= SOON {
+            self.tend();
+        }
         self.bury();
     }
 
@@ -355,11 +365,10 @@ impl Shard {
             }
             return;
         };
-        let members = self.channels.get(channel);
-        let sockets = members.map_or(0, HashSet::len);
-        for id in members.into_iter().flatten().filter(|id| Some(**id) != audience.except) {
+        let members = self.channels.get(channel).into_iter().flatten();
+        for id in members.filter(|id| Some(**id) != audience.except) {
             let Some(Resident { socket, .. }) = self.sockets.get_mut(id) else { continue };
-            socket.tell(&self.log, frame.bytes().clone(), sockets);
+            socket.tell(&self.log, frame.bytes().clone());
             list(&mut self.listed, *id, socket);
             self.turns += 1;
         }
@@ -369,6 +378,7 @@ impl Shard {
     /// Something for one socket.
     fn say(&mut self, id: SocketId, message: Message) {
         let limit = self.relay.config.limits.outbox_bytes;
+        self.grown += message.parts.iter().map(Bytes::len).sum::<usize>();
         let Some(Resident { socket, .. }) = self.sockets.get_mut(&id) else { return };
         socket.say(&self.log, message, limit);
         list(&mut self.listed, id, socket);
@@ -385,6 +395,7 @@ impl Shard {
         let mut socket = Socket::new(stream, member.outbox.clone(), answer, &self.log, now);
         socket.ping_at = now + ticks(config.ping_interval);
         socket.expires_at = member.visitor.expires.map_or(u32::MAX, |at| now + ticks(time_until(at)));
+        self.grown += greeting.parts.iter().map(Bytes::len).sum::<usize>();
         socket.say(&self.log, greeting, limit);
         list(&mut self.listed, id, &mut socket);
         let messages = config.limits.messages;
@@ -443,7 +454,9 @@ impl Shard {
         }
         let limits = &self.relay.config.limits;
         let mut said = Vec::new();
+        let before = socket.unfinished();
         let read = read(socket, &mut self.buffer, limits.message_bytes, &mut said);
+        self.grown += socket.unfinished().saturating_sub(before);
         if !matches!(read, Read::All) {
             socket.heard = now;
         }
@@ -456,7 +469,7 @@ impl Shard {
                     self.end(id, frame, "closed", true);
                     return false;
                 }
-                // Pings and pongs too: each makes work.
+                // Pings, pongs and many fragments too: each makes work.
                 _ if home.rate.check().is_err() => {
                     if !home.excuses(&message) {
                         home.place.flooded();
@@ -473,15 +486,20 @@ impl Shard {
                     }
                 }
                 Said::Ping(payload) => {
-                    socket.tell(&self.log, Frame::pong(&payload).into_bytes(), 1);
+                    socket.tell(&self.log, Frame::pong(&payload).into_bytes());
                     list(&mut self.listed, id, socket);
                 }
-                Said::Pong => {}
+                Said::Pong | Said::Fragment => {}
             }
         }
         match read {
             Read::All => false,
             Read::Some => true,
+            Read::Ended => {
+                // Behind the answers to what it asked, which wait in the mailbox.
+                self.mailbox.send(Command::Close(id, Box::new(Close::new(CloseCode::Lost, ""))));
+                false
+            }
             Read::Lost => {
                 self.over.push((id, Over::Lost));
                 false
@@ -499,14 +517,12 @@ impl Shard {
         let now = self.now;
         let interval = ticks(self.relay.config.ping_interval);
         let mut due = Vec::new();
-        let long = ticks(STUCK);
         let ping = Frame::ping().into_bytes();
-        let (mut unread, mut kept, mut slow) = (0, 0, 0);
+        self.grown = 0;
+        let (mut unread, mut kept) = (0, 0);
         for (id, Resident { socket, .. }) in &mut self.sockets {
             unread += socket.lag(&self.log);
-            let keeps = socket.keeps(now, long);
-            kept += keeps;
-            slow += usize::from(socket.is_blocked && keeps > 0);
+            kept += socket.keeps();
             if let Some(since) = socket.closing_since {
                 if now - since.get().min(now) >= ticks(LINGER) {
                     self.over.push((*id, Over::Lost));
@@ -519,22 +535,51 @@ impl Shard {
                 due.push((*id, Close::new(CloseCode::Idle, "no sign of life for two ping intervals")));
             } else if socket.ping_at <= now {
                 socket.ping_at = now + interval;
-                socket.tell(&self.log, ping.clone(), 1);
+                socket.tell(&self.log, ping.clone());
                 list(&mut self.listed, *id, socket);
             }
-        }
-        let most = MOST_KEPT / self.relay.shards.len();
-        if kept > most {
-            let share = most / slow.max(1);
-            let sockets = self.sockets.iter().map(|(id, Resident { socket, .. })| (*id, socket));
-            let greedy = sockets.filter(|(_, socket)| socket.is_blocked && socket.keeps(now, long) > share);
-            due.extend(greedy.map(|(id, _)| (id, too_slow())));
         }
         for (id, close) in due {
             self.close(id, &close, true);
         }
+        if kept > self.most_kept() {
+            self.make_room();
+        }
         self.relay.metrics.unread.inc_by(unread as i64 - self.unread as i64);
         self.unread = unread;
+        self.tended = Instant::now();
+    }
+
+    fn most_kept(&self) -> usize {
+        MOST_KEPT / self.relay.shards.len()
+    }
+
+    /// Ends those for whom more than an equal share is kept, where it is too much in all.
+    fn make_room(&mut self) {
+        // What several are told is there once, and each has a part of it.
+        let mut holders: HashMap<usize, usize, FxBuildHasher> = HashMap::default();
+        for (end, _) in self.sockets.values().flat_map(|resident| resident.socket.untaken()) {
+            *holders.entry(end).or_insert(0) += 1;
+        }
+        let charge = |socket: &Socket| {
+            let others =
+                socket.untaken().map(|(end, length)| length - length / holders.get(&end).unwrap_or(&1));
+            socket.keeps() - others.sum::<usize>()
+        };
+        let keeping = self.sockets.iter().filter(|(_, resident)| resident.socket.keeps() > 0);
+        let kept: Vec<_> = keeping.map(|(id, resident)| (*id, charge(&resident.socket))).collect();
+        let most = self.most_kept();
+        if kept.iter().map(|(_, bytes)| bytes).sum::<usize>() <= most {
+            return;
+        }
+        let share = most / kept.len();
+        for (id, _) in kept.into_iter().filter(|(_, bytes)| *bytes > share) {
+            self.close(id, &too_slow(), true);
+            // A frame that is begun goes first, and one of what was missed may be as long as the history.
+            if self.sockets.get(&id).is_some_and(|resident| charge(&resident.socket) > share) {
+                self.over.push((id, Over::Lost));
+            }
+        }
     }
 
     fn close(&mut self, id: SocketId, close: &Close, is_urgent: bool) {
@@ -598,7 +643,12 @@ impl Home {
         if self.excess > limit.burst.get() {
             return false;
         }
-        let why = format!("more than {} messages a second; this one was dropped", limit.per_second);
+        let what = if matches!(message, Said::Fragment) {
+            "a message in many fragments counts as many"
+        } else {
+            "this one was dropped"
+        };
+        let why = format!("more than {} messages a second; {what}", limit.per_second);
         let wait = Duration::from_secs(1);
         let id = if let Said::Text(text) = message { request::id_of(text) } else { None };
         member.outbox.push(reply::error(ErrorCode::RateLimited, &why, id.as_deref(), Some(wait)));

@@ -19,8 +19,9 @@ use super::log::Log;
 use super::mailbox::{Message, Notice, Outbox};
 use crate::frame::reader::{Message as Said, Reader, Violation};
 
-/// What a waiting turn takes beside its shared bytes, so that many small ones are bounded too.
-const OVERHEAD: usize = 64;
+/// What a waiting turn takes beside its bytes, so that many small ones are bounded too: a queue has room for
+/// twice as many as it was made to hold.
+const OVERHEAD: usize = 2 * size_of::<Turn>();
 
 /// The place of a socket that needs nothing of the log any longer.
 const BEYOND: u64 = u64::MAX;
@@ -34,11 +35,9 @@ pub struct Socket {
     place: u64,
     /// In the order of their places.
     turns: VecDeque<Turn>,
-    /// What the turns count for; its part of the bytes that they keep, and those that the history has too,
-    /// or had.
+    /// What the turns count for, and the bytes that they keep.
     own: usize,
-    alone: usize,
-    shared: usize,
+    kept: usize,
     reader: Reader,
     waker: Waker,
     /// The system takes no more bytes for now.
@@ -66,9 +65,9 @@ struct Turn {
     goes_on: bool,
     /// Nothing comes after it.
     is_last: bool,
+    /// What it counts for, and how many bytes it had at first: all of them are kept until the last is written.
     cost: usize,
-    alone: usize,
-    shared: usize,
+    length: usize,
     written: Option<Box<Notice>>,
 }
 
@@ -90,6 +89,8 @@ pub enum Read {
     /// There may be more.
     Some,
     Broken(Violation),
+    /// Its client says nothing more.
+    Ended,
     Lost,
 }
 
@@ -98,13 +99,12 @@ impl Socket {
     /// which is owed even if it is to be closed before.
     pub fn new(stream: TcpStream, outbox: Outbox, answer: Bytes, log: &Log, now: u32) -> Self {
         let answer = Turn { is_begun: true, ..Turn::new(log.head(), answer) };
-        Self {
+        let mut socket = Self {
             stream,
             place: log.head(),
-            turns: VecDeque::from([answer]),
+            turns: VecDeque::new(),
             own: 0,
-            alone: 0,
-            shared: 0,
+            kept: 0,
             reader: Reader::default(),
             waker: Arc::new(outbox).into(),
             is_blocked: false,
@@ -114,7 +114,9 @@ impl Socket {
             ping_at: u32::MAX,
             expires_at: u32::MAX,
             closing_since: None,
-        }
+        };
+        socket.put(answer);
+        socket
     }
 
     /// Writes all that it has not been told yet, as far as the system takes it.
@@ -214,8 +216,7 @@ impl Socket {
                     }
                     self.place = turn.resume;
                     self.own -= turn.cost;
-                    self.alone -= turn.alone;
-                    self.shared -= turn.shared;
+                    self.kept -= turn.length;
                     if let Some(written) = turn.written.take() {
                         written.written();
                     }
@@ -239,16 +240,11 @@ impl Socket {
         }
     }
 
-    /// Puts in a frame that so many sockets are told, of which this is one.
-    pub fn tell(&mut self, log: &Log, frame: Bytes, sockets: usize) {
-        if self.is_closing() {
-            return;
+    /// Puts in a frame.
+    pub fn tell(&mut self, log: &Log, frame: Bytes) {
+        if !self.is_closing() {
+            self.put(Turn { cost: frame.len() + OVERHEAD, ..Turn::new(log.head(), frame) });
         }
-        let cost = frame.len() + OVERHEAD;
-        let alone = OVERHEAD + frame.len() / sockets.max(1);
-        self.own += cost;
-        self.alone += alone;
-        self.turns.push_back(Turn { cost, alone, ..Turn::new(log.head(), frame) });
     }
 
     /// The same for one in parts, or that somebody waits for; `limit` is what it may leave unread.
@@ -262,21 +258,16 @@ impl Socket {
         let last = parts.len().saturating_sub(1);
         for (index, bytes) in parts.into_iter().enumerate() {
             let cost = (bytes.len() + OVERHEAD).min(most);
-            let (alone, shared) = if bytes.is_unique() { (bytes.len(), 0) } else { (0, bytes.len()) };
-            let alone = alone + OVERHEAD;
-            self.own += cost;
-            self.alone += alone;
-            self.shared += shared;
             let goes_on = index < last;
             let written = written.take_if(|_| !goes_on);
-            self.turns.push_back(Turn { goes_on, cost, alone, shared, written, ..Turn::new(at, bytes) });
+            self.put(Turn { goes_on, cost, written, ..Turn::new(at, bytes) });
         }
     }
 
     /// Leaves out what stands in the log from `from` on, the newest frame.
     pub fn skip(&mut self, from: u64, log: &Log) {
         if !self.is_closing() {
-            self.turns.push_back(Turn { resume: log.head(), ..Turn::new(from, Bytes::new()) });
+            self.put(Turn { resume: log.head(), ..Turn::new(from, Bytes::new()) });
         }
     }
 
@@ -288,6 +279,7 @@ impl Socket {
             let is_begun = self.turns.front().is_some_and(|turn| turn.is_begun);
             let rest = self.turns.iter().take_while(|turn| turn.goes_on).count() + 1;
             self.turns.truncate(if is_begun { rest } else { 0 });
+            self.turns.shrink_to_fit();
             let begun = log.between(self.place, log.frame_end(self.place));
             if !begun.is_empty() {
                 self.turns.push_back(Turn::new(at, Bytes::copy_from_slice(begun)));
@@ -296,10 +288,11 @@ impl Socket {
             self.place = at;
             self.turns.iter_mut().for_each(|turn| (turn.at, turn.resume) = (at, at));
             self.own = self.turns.iter().map(|turn| turn.cost).sum();
-            self.alone = self.turns.iter().map(|turn| turn.alone).sum();
-            self.shared = self.turns.iter().map(|turn| turn.shared).sum();
+            self.kept = self.turns.iter().map(|turn| turn.length).sum();
         }
-        self.turns.push_back(Turn { is_last: true, ..Turn::new(at, frame) });
+        // Nothing more is heard of it.
+        self.reader = Reader::default();
+        self.put(Turn { is_last: true, ..Turn::new(at, frame) });
         self.closing_since = NonZeroU32::new(now.max(1));
     }
 
@@ -309,8 +302,9 @@ impl Socket {
         let mut context = Context::from_waker(&self.waker);
         match Pin::new(&mut self.stream).poll_read(&mut context, &mut bytes) {
             Poll::Pending => Read::All,
-            Poll::Ready(Ok(())) if !bytes.filled().is_empty() => self.hear(bytes.filled(), limit, said),
-            Poll::Ready(_) => Read::Lost,
+            Poll::Ready(Err(_)) => Read::Lost,
+            Poll::Ready(Ok(())) if bytes.filled().is_empty() => Read::Ended,
+            Poll::Ready(Ok(())) => self.hear(bytes.filled(), limit, said),
         }
     }
 
@@ -327,16 +321,34 @@ impl Socket {
         self.holds(log).saturating_add(self.own)
     }
 
-    /// Bytes that are kept for it, beside the log. What the history has as well costs nothing, unless it takes
-    /// nothing for so long that the history may have it no more.
-    pub fn keeps(&self, now: u32, long: u32) -> usize {
-        let is_stuck = self.is_blocked && now - self.moved.min(now) >= long;
-        self.alone + if is_stuck { self.shared } else { 0 }
+    /// Bytes that are kept for it, beside the log, because its client does not take them, or has not said the
+    /// rest. What others are told too counts as if it were for this one alone.
+    pub fn keeps(&self) -> usize {
+        let untaken = if self.is_blocked { self.kept + self.turns.capacity() * size_of::<Turn>() } else { 0 };
+        untaken + self.unfinished()
+    }
+
+    /// Bytes of a message of which there is more to come.
+    pub fn unfinished(&self) -> usize {
+        self.reader.kept()
+    }
+
+    /// The pieces that its client does not take: where each ends in memory, by which it is known among those
+    /// of others, and its length.
+    pub fn untaken(&self) -> impl Iterator<Item = (usize, usize)> {
+        let turns = self.is_blocked.then_some(&self.turns).into_iter().flatten();
+        turns.map(|turn| (turn.bytes.as_ptr_range().end.addr(), turn.length))
     }
 
     /// Bytes of the log that are kept for it.
     pub fn holds(&self, log: &Log) -> usize {
         usize::try_from(log.head().saturating_sub(self.place)).unwrap_or(usize::MAX)
+    }
+
+    fn put(&mut self, turn: Turn) {
+        self.own += turn.cost;
+        self.kept += turn.length;
+        self.turns.push_back(turn);
     }
 
     /// How many turns wait.
@@ -360,6 +372,7 @@ impl Socket {
 
 impl Turn {
     fn new(at: u64, bytes: Bytes) -> Self {
+        let length = bytes.len();
         Self {
             at,
             resume: at,
@@ -368,8 +381,7 @@ impl Turn {
             goes_on: false,
             is_last: false,
             cost: 0,
-            alone: 0,
-            shared: 0,
+            length,
             written: None,
         }
     }
@@ -380,7 +392,7 @@ fn is_for_now(kind: ErrorKind) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use fastrand::Rng;
     use tokio::io::AsyncReadExt as _;
     use tokio::net::{TcpListener, TcpSocket};
@@ -392,7 +404,7 @@ mod tests {
     use crate::shard::mailbox::{Command, Mailbox};
 
     /// A connection whose system takes little, and its client.
-    async fn narrow() -> (TcpStream, TcpStream) {
+    pub async fn narrow() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpSocket::new_v4().unwrap();
         client.set_recv_buffer_size(4_096).unwrap();
@@ -510,7 +522,7 @@ mod tests {
         let mut socket = Socket::new(served, Outbox::new(Mailbox::default()), Bytes::new(), &log, 0);
         let part = Bytes::from_static(&[b'x'; 100]);
         let message = |is_refresh| Message { parts: vec![part.clone(); 3], is_refresh, written: None };
-        socket.tell(&log, part.clone(), 1);
+        socket.tell(&log, part.clone());
         assert_eq!(socket.lag(&log), 100 + OVERHEAD);
         socket.say(&log, message(false), 60);
         assert_eq!(socket.lag(&log), 4 * (100 + OVERHEAD));
@@ -527,7 +539,7 @@ mod tests {
         served.writable().await.unwrap();
         let log = Log::new();
         let mut socket = Socket::new(served, Outbox::new(Mailbox::default()), Bytes::new(), &log, 0);
-        socket.tell(&log, Frame::text(b"waits").into_bytes(), 1);
+        socket.tell(&log, Frame::text(b"waits").into_bytes());
         assert!(!socket.advance(0), "nothing of it is written");
         let close = Frame::close(Some(1008), "").into_bytes();
         socket.end(&log, close.clone(), true, 0);

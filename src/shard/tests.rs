@@ -6,9 +6,11 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::FutureExt as _;
+use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use super::socket::tests::narrow;
 use super::*;
 use crate::admission::Admission;
 use crate::auth::Visitor;
@@ -72,11 +74,26 @@ impl World {
         self.visitor(Visitor::default(), &[], greeting).await
     }
 
+    /// One whose system takes little before it reads.
+    async fn narrow_client(&self) -> Client {
+        self.seat(narrow().await, Visitor::default(), &[], &[]).await
+    }
+
     /// One of whom more is known, and that has said something already.
     async fn visitor(&self, visitor: Visitor, early: &[u8], greeting: &[&str]) -> Client {
         let address = self.listener.local_addr().unwrap();
         let (stream, accepted) = tokio::join!(TcpStream::connect(address), self.listener.accept());
-        let (stream, (served, _)) = (stream.unwrap(), accepted.unwrap());
+        self.seat((accepted.unwrap().0, stream.unwrap()), visitor, early, greeting).await
+    }
+
+    /// One at the second end of this connection.
+    async fn seat(
+        &self,
+        (served, stream): (TcpStream, TcpStream),
+        visitor: Visitor,
+        early: &[u8],
+        greeting: &[&str],
+    ) -> Client {
         // Else the runtime may not know yet that it takes bytes.
         served.writable().await.unwrap();
         let from = Ipv4Addr::from(self.addresses.fetch_add(1, Ordering::Relaxed));
@@ -514,6 +531,92 @@ async fn what_sockets_leave_unread_is_told() {
     World { shard: Some(shard), ..world }.end().await;
 }
 
+/// What a socket missed, in a page of the history.
+fn refresh(page: &Bytes) -> Message {
+    let parts = crate::frame::text_of_parts(vec![page.clone()]);
+    Message { parts, is_refresh: true, written: None }
+}
+
+/// Bytes that are there because clients do not take them.
+fn untaken(shard: &Shard) -> usize {
+    let pieces = shard.sockets.values().flat_map(|resident| resident.socket.untaken());
+    pieces.collect::<HashMap<_, _>>().values().sum()
+}
+
+#[tokio::test]
+async fn what_is_kept_for_those_who_do_not_read_is_bounded_for_all_together() {
+    const DEAF: usize = 60;
+    let (world, mut shard) = World::by_hand().await;
+    let mut reading = world.client(&[]).await;
+    let page = || Bytes::from(vec![b'x'; MOST_KEPT / 16]);
+    let mut deaf = Vec::new();
+    // It would be three times as much as may be kept, if each had it for itself.
+    let first = page();
+    for _ in 0..DEAF {
+        let client = world.narrow_client().await;
+        client.outbox.push(refresh(&first));
+        deaf.push(client);
+        shard.round();
+        shard.tend();
+    }
+    assert_eq!(shard.sockets.values().filter(|resident| resident.socket.is_blocked).count(), DEAF);
+    assert!(deaf.iter().all(|client| world.relay.find(&client.client_id).is_some()));
+
+    // The history has gone on, and each has missed something else.
+    let mut most = 0;
+    for client in &deaf {
+        client.outbox.push(refresh(&page()));
+        shard.round();
+        most = most.max(untaken(&shard));
+        shard.tend();
+    }
+    let bound = MOST_KEPT + 2 * page().len();
+    assert!((MOST_KEPT..bound).contains(&most), "{most} at most");
+    let closed: Vec<_> = deaf.iter().map(|client| world.relay.find(&client.client_id).is_none()).collect();
+    assert!(closed[0] && !closed[DEAF - 1], "{closed:?}");
+
+    // What was begun comes whole, and then why it ends.
+    assert_eq!(served(&mut shard, deaf[0].frame()).await.1.len(), first.len());
+    served(&mut shard, deaf[0].is_closed(1013)).await;
+    world.tell("to all", None);
+    served(&mut shard, reading.hears(&["to all"])).await;
+}
+
+#[tokio::test]
+async fn what_is_kept_of_unfinished_messages_is_bounded_for_all_together() {
+    const LENGTH: usize = 256 << 10;
+    let (world, mut shard) = World::by_hand_with(&[("MAX_MESSAGE_BYTES", "262144")]).await;
+    let mut honest = world.client(&[]).await;
+    let ping = said(0x89, b"ping");
+    honest.stream.write_all(&ping[..7]).await.unwrap();
+    let header = [&[0x81, 0x80 | 127][..], &(LENGTH as u64).to_be_bytes(), &[0; 4]].concat();
+    let most_of_it = [header, vec![b'x'; LENGTH - 1]].concat();
+    let (mut clients, mut most) = (Vec::new(), 0);
+    for _ in 0..2 * MOST_KEPT / LENGTH {
+        let mut client = world.client(&[]).await;
+        served(&mut shard, client.stream.write_all(&most_of_it)).await.unwrap();
+        let kept: usize = shard.sockets.values().map(|resident| resident.socket.unfinished()).sum();
+        most = most.max(kept);
+        clients.push(client);
+    }
+    assert!((MOST_KEPT / 2..MOST_KEPT / 2 * 3).contains(&most), "{most} at most");
+    served(&mut shard, clients[0].is_closed(1013)).await;
+    // Who has said less than a share is not asked to say it again.
+    honest.stream.write_all(&ping[7..]).await.unwrap();
+    assert_eq!(served(&mut shard, honest.frame()).await, (0x8a, b"ping".into()));
+}
+
+#[tokio::test]
+async fn one_that_would_have_to_read_too_much_before_it_is_closed_is_left() {
+    let (world, mut shard) = World::by_hand().await;
+    let client = world.narrow_client().await;
+    client.outbox.push(refresh(&Bytes::from(vec![b'x'; MOST_KEPT + 1])));
+    shard.tended -= SOON;
+    shard.round();
+    assert_eq!(shard.sockets.len(), 0);
+    assert!(world.relay.find(&client.client_id).is_none());
+}
+
 #[tokio::test]
 async fn who_gives_no_sign_of_life_is_pinged_and_at_last_closed() {
     let (world, mut shard) = World::by_hand().await;
@@ -630,6 +733,32 @@ async fn one_that_says_too_much_is_told_so_and_closed_when_it_goes_on() {
     };
     assert_eq!(close[..2], 1008_u16.to_be_bytes());
     assert!(world.admission.admit(IpAddr::V4(Ipv4Addr::UNSPECIFIED)).is_err(), "its address waits");
+}
+
+#[tokio::test]
+async fn one_that_says_no_more_is_answered_and_one_that_is_reset_is_left() {
+    let (world, mut shard) = World::by_hand().await;
+    let mut client = world.client(&[]).await;
+    client.stream.write_all(&said(0x81, br#"{"type":"ping"}"#)).await.unwrap();
+    client.stream.shutdown().await.unwrap();
+    let (first, payload) = served(&mut shard, client.frame()).await;
+    assert!(first == 0x81 && payload.starts_with(br#"{"type":"pong","#), "{}", payload.escape_ascii());
+    served(&mut shard, client.is_closed(1001)).await;
+    assert_eq!(served(&mut shard, client.stream.read(&mut [0])).await.unwrap(), 0);
+    assert_eq!(shard.sockets.len(), 0);
+
+    let client = world.client(&[]).await;
+    shard.round();
+    SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(client);
+    let left = async {
+        while shard.over.is_empty() {
+            yield_now().await;
+            shard.obey();
+        }
+    };
+    timeout(Duration::from_secs(10), left).await.expect("nobody is there");
+    assert!(matches!(shard.over[..], [(_, Over::Lost)]));
 }
 
 #[tokio::test]

@@ -28,6 +28,8 @@ pub enum ErrorCode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CloseCode {
     Idle,
+    /// The client ended its side without a close.
+    Lost,
     Protocol,
     Binary,
     NotUtf8,
@@ -46,7 +48,7 @@ impl CloseCode {
     /// As it stands in the frame.
     pub fn number(self) -> u16 {
         match self {
-            Self::Idle => 1001,
+            Self::Idle | Self::Lost => 1001,
             Self::Protocol => 1002,
             Self::Binary => 1003,
             Self::NotUtf8 => 1007,
@@ -62,6 +64,7 @@ impl CloseCode {
     pub fn name(self) -> &'static str {
         match self {
             Self::Idle => "idle",
+            Self::Lost => "lost",
             Self::Protocol => "protocol",
             Self::Binary => "binary",
             Self::NotUtf8 => "not_utf8",
@@ -108,6 +111,7 @@ mod tests {
     fn a_close_has_a_number_for_clients_and_a_word_for_figures() {
         for (code, number, name) in [
             (CloseCode::Idle, 1001, "idle"),
+            (CloseCode::Lost, 1001, "lost"),
             (CloseCode::Dismissed, 1008, "dismissed"),
             (CloseCode::SlowConsumer, 1013, "slow_consumer"),
         ] {

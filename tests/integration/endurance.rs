@@ -109,9 +109,9 @@ async fn a_vm_is_after_all_that_what_it_was_before() {
     let fresh = Vm::spawn_on(&host, "syd", &settings()).await;
     fresh.ready().await;
     // Connections to the topic differ by a few, as they are made and given up.
-    until("no more files than a new VM's", async || (files(&vms[0]) <= files(&fresh) + 8).then_some(()))
+    until("no more files than a new VM's", async || (vms[0].files() <= fresh.files() + 8).then_some(()))
         .await;
-    println!("files at last: {}, of a new VM {}", files(&vms[0]), files(&fresh));
+    println!("files at last: {}, of a new VM {}", vms[0].files(), fresh.files());
 }
 
 /// Does something again and again until it is enough.
@@ -174,8 +174,4 @@ fn slope(points: &[(f64, f64)]) -> f64 {
     let (x, y) = (mean(|point| point.0), mean(|point| point.1));
     let over: f64 = points.iter().map(|point| (point.0 - x) * (point.1 - y)).sum();
     over / points.iter().map(|point| (point.0 - x).powi(2)).sum::<f64>()
-}
-
-fn files(vm: &Vm) -> usize {
-    std::fs::read_dir(format!("/proc/{}/fd", vm.pid)).unwrap().count()
 }

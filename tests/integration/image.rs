@@ -188,7 +188,7 @@ const TOO_FEW: &str = "the system allows too few open files";
 /// A user without rights has to do with what there is, and it is told.
 fn assert_room_for_fewer(vm: &Vm) {
     let [told] = &vm.lines(TOO_FEW)[..] else { panic!("{:?}", vm.log()) };
-    assert_eq!((&told["room"], &told["wanted"]), (&6016.into(), &20_000.into()));
+    assert_eq!((&told["room"], &told["wanted"]), (&9088.into(), &20_000.into()));
 }
 
 #[tokio::test]

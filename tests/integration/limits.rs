@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use alien_alert::vm::OTHER_FILES;
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
-
 use tokio_util::sync::CancellationToken;
 
 use crate::support::client::{Client, Raw, open, open_from};
@@ -261,7 +261,7 @@ async fn a_flood_from_one_address_does_not_slow_another() {
 
 #[tokio::test]
 async fn who_connects_and_says_nothing_keeps_nobody_out() {
-    // As many as there may be that are no sockets, and some more in each of the system's queues.
+    // As many as there may be that are no sockets, and some more for whom there is no room.
     const SILENT: usize = 5_000;
     let _ = rlimit::increase_nofile_limit(2 * SILENT as u64);
     let vm = Vm::alone(&[]).await;
@@ -276,6 +276,7 @@ async fn who_connects_and_says_nothing_keeps_nobody_out() {
     println!("beside {SILENT} silent connections, a page was let in after {took:?}");
     assert!(took < Duration::from_secs(5), "{took:?}");
     witness.expect("alert").await;
+    assert!(vm.files() <= OTHER_FILES, "{} files are open", vm.files());
     // No more than its share is kept: the oldest were ended.
     let mut end = [0];
     let ended = within("end of the oldest", silent[0].read(&mut end)).await;
@@ -285,8 +286,7 @@ async fn who_connects_and_says_nothing_keeps_nobody_out() {
 #[tokio::test]
 async fn a_connection_that_is_no_socket_lives_for_a_minute() {
     let vm = Vm::alone(&[]).await;
-    let files = || std::fs::read_dir(format!("/proc/{}/fd", vm.pid)).unwrap().count();
-    let few = files();
+    let few = vm.files();
     let begun = Instant::now();
     let page = b"GET /static/client.js HTTP/1.1\r\nHost: vm\r\n\r\n";
     // It asks for ever and reads nothing, until nothing more is taken.
@@ -305,7 +305,7 @@ async fn a_connection_that_is_no_socket_lives_for_a_minute() {
     }
     let busy_s = opened.elapsed();
     let deaf_s = within("end of the other", async {
-        while files() > few {
+        while vm.files() > few {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         begun.elapsed()
@@ -332,6 +332,45 @@ async fn control_frames_count_as_messages() {
         }
         assert_eq!(flooder.closed().await.map(|(code, _)| code), Some(1008), "{first:#x}");
     }
+    witness.alert(json!({})).await;
+}
+
+#[tokio::test]
+async fn fragments_beyond_a_few_count_as_messages() {
+    let vm = Vm::alone(&[("MESSAGE_RATE", "1"), ("MESSAGE_BURST", "5")]).await;
+    let mut witness = vm.connect().await;
+    let mut raw = Raw::connect(vm.port).await;
+    // As many as a long message sensibly has are one message.
+    let ping = br#"{"type":"ping"}"#;
+    for (number, byte) in ping.iter().enumerate() {
+        raw.frame(u8::from(number == 0), &[*byte]).await;
+    }
+    raw.frame(0x80, b"").await;
+    let pong = async {
+        loop {
+            let (_, told) = raw.next().await.unwrap();
+            assert!(!told.starts_with(br#"{"type":"error""#), "{}", told.escape_ascii());
+            if told.starts_with(br#"{"type":"pong""#) {
+                return;
+            }
+        }
+    };
+    within("pong", pong).await;
+    // Empty ones without an end; the last may meet a closed connection.
+    raw.frame(0x01, b"").await;
+    let _ = raw.0.write_all(&[0, 0x80, 0, 0, 0, 0].repeat(1_000)).await;
+    let told = within("word of it", async {
+        loop {
+            let (_, told) = raw.next().await.unwrap();
+            if told.starts_with(br#"{"type":"error""#) {
+                return String::from_utf8(told).unwrap();
+            }
+        }
+    })
+    .await;
+    assert!(told.contains(r#""code":"rate_limited""#), "{told}");
+    assert_eq!(raw.closed().await, Some(1008));
+    knock(&vm, "/ws", &[]).await.assert_refused(429, "rate_limited");
     witness.alert(json!({})).await;
 }
 

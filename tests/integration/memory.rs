@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::{Duration, Instant};
 
+use alien_alert::vm::OTHER_FILES;
 use futures_util::StreamExt as _;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -98,6 +99,56 @@ async fn many_who_join_all_that_they_can_do_not_get_it_killed() {
 }
 
 #[tokio::test]
+async fn many_who_begin_and_never_end_do_not_get_it_killed() {
+    const SOCKETS: usize = 8_000;
+    let _ = rlimit::increase_nofile_limit(2 * SOCKETS as u64);
+    let group = Group::of_memory();
+    group.limit_memory(ROOM);
+    let rates = [("MESSAGE_RATE", "100000"), ("MESSAGE_BURST", "100000")];
+    let vm = counted(&group, &rates).await;
+    let mut speaker = Client::connect(vm.port, "/ws?channels=busy").await;
+    let told = |what: &str| {
+        let (now, most) = (group.memory() as f64 / MIB, group.most_memory() as f64 / MIB);
+        println!("{what}: {now:.0} MiB, and {most:.0} at most");
+    };
+    told("at first");
+    let mut sockets = Vec::new();
+    // These fill the room for channels.
+    for number in 0..1_200 {
+        let source = format!("127.0.2.{}", number / 199);
+        sockets.push(open_deaf(&source, vm.port, &channels(number)).await.unwrap().0);
+    }
+    told("1,200 sockets of 64 channels each");
+    // As long as a message may be, but for its last byte.
+    let length = 16_u16 << 10;
+    let text = vec![b'x'; usize::from(length) - 1];
+    let message = [&[0x81, 0x80 | 126][..], &length.to_be_bytes(), &[0; 4], &text].concat();
+    for number in 0..SOCKETS {
+        let source = format!("127.0.1.{}", number / 199);
+        let (mut stream, _) = open_deaf(&source, vm.port, "/ws").await.unwrap();
+        stream.write_all(&message).await.unwrap();
+        sockets.push(stream);
+    }
+    told("8,000 more with an unfinished message each");
+    let head = format!("GET / HTTP/1.1\r\nHost: vm\r\nX-Long: {}", "x".repeat(16_000));
+    let mut heads = Vec::new();
+    for _ in 0..2 * OTHER_FILES {
+        let mut stream = TcpStream::connect(("127.0.0.1", vm.port)).await.unwrap();
+        stream.write_all(head.as_bytes()).await.unwrap();
+        heads.push(stream);
+    }
+    told("and as many half-sent requests as there is room for");
+    let event = json!({"type": "broadcast", "channel": "busy", "data": "x".repeat(15 << 10)});
+    for _ in 0..300 {
+        speaker.send(event.clone()).await;
+        speaker.expect("ack").await;
+    }
+    told("and a full history");
+    vm.connect().await.alert(json!({})).await;
+    speaker.expect("alert").await;
+}
+
+#[tokio::test]
 async fn many_who_are_told_much_and_never_read_do_not_get_it_killed() {
     // Each of them might leave a MiB unread.
     const DEAF: usize = 128;
@@ -137,6 +188,34 @@ async fn many_who_are_told_much_and_never_read_do_not_get_it_killed() {
     );
     assert!(grown < 64.0, "{grown}");
     witness.alert(json!({})).await;
+}
+
+#[tokio::test]
+async fn many_who_ask_for_the_history_and_never_read_do_not_get_it_killed() {
+    const DEAF: usize = 150;
+    let group = Group::of_memory();
+    group.limit_memory(ROOM);
+    let rates = [("MESSAGE_RATE", "100000"), ("MESSAGE_BURST", "100000")];
+    let vm = counted(&group, &rates).await;
+    let mut sender = vm.connect().await;
+    let event = json!({"type": "broadcast", "data": "x".repeat(15 << 10)});
+    for _ in 0..300 {
+        sender.send(event.clone()).await;
+        sender.expect("ack").await;
+    }
+    let before = group.memory();
+    let mut deaf = Vec::new();
+    for _ in 0..DEAF {
+        // With each event, pages at both ends of the history are other ones; some of them are kept for those
+        // alone who asked before.
+        sender.send(event.clone()).await;
+        sender.expect("ack").await;
+        deaf.push(open_deaf("127.0.1.1", vm.port, "/ws").await.unwrap());
+    }
+    let grown = (group.most_memory() - before) as f64 / MIB;
+    println!("{grown:.0} MiB at most for {DEAF} sockets that asked for the history and read none of it");
+    assert!(grown < 64.0, "{grown}");
+    vm.connect().await.alert(json!({})).await;
 }
 
 #[tokio::test]

@@ -323,14 +323,19 @@ async fn text_5_6_is_utf_8_wherever_it_is_cut() {
 #[tokio::test]
 async fn a_connection_may_end_at_any_moment() {
     let court = Court::sit().await;
-    let half = frame(FIN | TEXT, PING_TEXT);
-    for bytes in [&[][..], &half[..1], &half[..9], &frame(TEXT, b"{"), &half] {
+    let whole = frame(FIN | TEXT, PING_TEXT);
+    for bytes in [&[][..], &whole[..1], &whole[..9], &frame(TEXT, b"{"), &whole] {
         // The client says that nothing more comes, and reads on: it is told all, and the end.
         let mut raw = Raw::connect(court.vm.port).await;
         raw.0.write_all(bytes).await.unwrap();
         raw.0.get_mut().shutdown().await.unwrap();
+        if bytes == whole {
+            assert_eq!(answers(&mut raw).await, []);
+        }
+        assert_eq!(raw.closed().await, Some(1001));
         let mut rest = Vec::new();
-        let _ = within("end of the connection", raw.0.read_to_end(&mut rest)).await;
+        within("end of the connection", raw.0.read_to_end(&mut rest)).await.unwrap();
+        assert_eq!(rest, b"");
         // The client's system ends it at once, and whatever comes is an error to who sends it.
         let mut raw = Raw::connect(court.vm.port).await;
         raw.0.write_all(bytes).await.unwrap();

@@ -187,6 +187,11 @@ impl Vm {
         (status.code(), begun.elapsed())
     }
 
+    /// How many files the process has open, sockets too.
+    pub fn files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid)).unwrap().count()
+    }
+
     /// The process's own share of memory, in bytes.
     pub fn pss(&self) -> u64 {
         let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid)).unwrap();
