@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use crate::support::client::Client;
 use crate::support::emulator::Emulator;
 use crate::support::http::get;
 use crate::support::until;
@@ -209,10 +210,63 @@ async fn a_newer_and_an_older_version_share_the_topic() {
         fleet.as_array()?.iter().any(|vm| vm["instance"] == "older" && vm["clients"] == 7).then_some(())
     })
     .await;
-    let back = crate::support::client::Client::connect(
-        ams.port,
-        &format!("/ws?since={}", client.refresh["cursor"].as_str().unwrap()),
-    )
-    .await;
+    let back =
+        Client::connect(ams.port, &format!("/ws?since={}", client.refresh["cursor"].as_str().unwrap())).await;
     assert_eq!(back.refresh["complete"], true, "no number is missing: {}", back.refresh);
+}
+
+/// Everybody who hears an alert knows the id of a connection, and so may anybody on the topic.
+#[tokio::test]
+async fn what_is_forged_for_a_connection_that_there_is_is_bounded_as_well() {
+    let emulator = Emulator::start().await;
+    let ams = Vm::on(&emulator, "ams").await;
+    let mut client = ams.connect().await;
+    let (long, huge) = ("x".repeat(1_000), "x".repeat(2 << 20));
+    let ask = |change: &dyn Fn(&mut Value)| {
+        let mut ask = json!({
+            "id": uuid::Uuid::new_v4().to_string(), "from": "vm-sin", "clientId": client.id(),
+            "wish": {"write": {"id": "forged", "senderId": "nobody@elsewhere", "data": 1, "timestamp": 1}},
+        });
+        change(&mut ask);
+        json!({"ask": ask}).to_string().into_bytes()
+    };
+    let answer = |change: &dyn Fn(&mut Value)| {
+        let mut answer = json!({"id": "never asked", "outcome": {"described": {
+            "clientId": client.id(), "instance": "vm-ams", "region": "ams", "connectedAt": 1, "channels": [],
+        }}});
+        change(&mut answer);
+        json!({"answer": answer}).to_string().into_bytes()
+    };
+    let forged = [
+        ask(&|ask| ask["wish"]["write"]["data"] = json!(huge)),
+        ask(&|ask| ask["wish"]["write"]["id"] = json!(huge)),
+        ask(&|ask| ask["wish"]["write"]["id"] = json!("")),
+        ask(&|ask| ask["wish"]["write"]["id"] = json!("x".repeat(65))),
+        ask(&|ask| ask["wish"]["write"]["id"] = json!("line\nbreak")),
+        ask(&|ask| ask["wish"]["write"]["senderId"] = json!(huge)),
+        ask(&|ask| ask["id"] = json!(huge)),
+        ask(&|ask| ask["from"] = json!(long)),
+        ask(&|ask| (ask["from"], ask["wish"]) = (json!(huge), json!("describe"))),
+        ask(&|ask| (ask["from"], ask["wish"]) = (json!(long), json!("close"))),
+        answer(&|answer| answer["id"] = json!(huge)),
+        answer(&|answer| answer["outcome"]["described"]["region"] = json!(huge)),
+        answer(&|answer| answer["outcome"]["described"]["channels"] = json!(vec!["c"; 10_001])),
+    ];
+    let for_ams = json!({"to": "vm-ams"});
+    for data in &forged {
+        emulator.publish(data, for_ams.clone()).await;
+    }
+    until("all of them counted", async || {
+        (ams.figure("alien_alert_undecodable_total").await == forged.len() as u64).then_some(())
+    })
+    .await;
+    let (good, nothing) = (ask(&|_| ()), answer(&|_| ()));
+    assert_eq!(client.settle().await, Vec::<Value>::new());
+    // The same in bounds is taken, so it is these that were at fault.
+    for data in [good, nothing] {
+        emulator.publish(&data, for_ams.clone()).await;
+    }
+    assert_eq!(client.expect("direct").await["id"], "forged");
+    client.alert(json!({})).await;
+    assert_eq!(ams.figure("alien_alert_undecodable_total").await, forged.len() as u64);
 }
