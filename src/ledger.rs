@@ -43,8 +43,10 @@ const MAX_HOLES: usize = 64;
 /// Ranges of numbers that are read of one message.
 pub const MAX_RANGES: usize = 1_024;
 
-/// Ended processes that one beacon vouches for, and what is told of each.
+/// Ended processes that one beacon vouches for, and what is told of each; and how many are read of one, for
+/// versions that vouch for more.
 const VOUCHED: usize = 16;
+const MAX_HEARD: usize = 256;
 
 pub struct Ledger {
     /// What was published before this (µs) is not awaited: it is older than this VM's memory.
@@ -166,12 +168,13 @@ impl Ledger {
         self.spoken.take();
     }
 
-    /// Notes what another VM says of a process that has ended: up to where it heard it, and when.
-    pub fn trust(&mut self, heard: &Heard, at: i64) {
-        let Heard { instance, sequence, at: heard_at, lost } = heard;
-        let at = (*heard_at).min(at);
-        if at >= self.edge {
-            self.change(instance, sequence, at, |run| run.learn(sequence, lost, State::Lost, at));
+    /// Notes what another VM says of processes that have ended: up to where it heard each, and when.
+    pub fn trust(&mut self, heard: &[Heard], at: i64) {
+        for Heard { instance, sequence, at: heard_at, lost } in heard.iter().take(MAX_HEARD) {
+            let at = (*heard_at).min(at);
+            if at >= self.edge {
+                self.change(instance, sequence, at, |run| run.learn(sequence, lost, State::Lost, at));
+            }
         }
     }
 
@@ -725,9 +728,7 @@ mod tests {
         for _ in 0..2 {
             let told = ledger.vouch(|instance, _| instance == "vm-0");
             assert_eq!(told.len(), VOUCHED);
-            for heard in told {
-                other.trust(&heard, 2);
-            }
+            other.trust(&told, 2);
         }
         assert_eq!(other.runs.len(), VOUCHED + 3, "all but the one that speaks for itself");
         assert!(!other.is_whole());
@@ -735,6 +736,22 @@ mod tests {
         assert_eq!(other.runs.len(), 0, "a vouch makes nobody live longer");
         ledger.forget(2);
         assert_eq!((ledger.size, ledger.runs.len()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_one_beacon_so_many_are_taken() {
+        let heard =
+            |vm: usize| Heard { instance: vm.to_string(), sequence: sequence(1), at: 1, lost: Vec::new() };
+        let mut ledger = Ledger::new(0);
+        ledger.trust(&(0..2 * MAX_HEARD).map(heard).collect::<Vec<_>>(), 1);
+        assert_eq!(ledger.runs.len(), MAX_HEARD);
+        let mut ledger = Ledger::new(0);
+        let none = vec![Range { start: 0, end: 0 }; MAX_RANGES];
+        for (before, is_whole) in [(MAX_RANGES, false), (MAX_RANGES - 1, true)] {
+            let given_up = [&none[..before], &[Range { start: 1, end: 4 }]].concat();
+            ledger.learn("a", &sequence(3), 0, &given_up, 1);
+            assert_eq!(ledger.is_whole(), is_whole, "{before}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

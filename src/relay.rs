@@ -497,9 +497,7 @@ impl Relay {
         state.latest = state.latest.max(Some(at));
         let Beacon { origin, sequence, settled_until, given_up, .. } = beacon;
         state.ledger.learn(&origin.instance, sequence, *settled_until, given_up, at);
-        for heard in &beacon.heard {
-            state.ledger.trust(heard, at);
-        }
+        state.ledger.trust(&beacon.heard, at);
         state.fleet_told_as = None;
         let change = state.fleet.hear(beacon.clone(), at);
         state.fleet_news = state.fleet_news.max(change);
