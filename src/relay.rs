@@ -30,7 +30,7 @@ use crate::hub::{Crowded, Hub, Socket};
 use crate::identity::Identity;
 use crate::ledger::{Ledger, Overdue};
 use crate::lifecycle::Lifecycle;
-use crate::logs;
+use crate::logs::{self, Seldom};
 use crate::metrics::{Format, Metrics, Stopwatch};
 use crate::publishing::{MARKS, Publishing};
 use crate::receipts::Receipts;
@@ -70,6 +70,8 @@ pub struct Relay {
     pub backend: Backend,
     pub connections: Connections,
     pub lifecycle: Lifecycle,
+    /// What holes make of the log, of which anybody on the topic can tell.
+    complaints: Seldom,
     /// Who serves the sockets.
     pub shards: Arc<[Mailbox]>,
     // A std mutex: held for one pass over plain data, never over an await.
@@ -130,6 +132,7 @@ impl Relay {
             metrics,
             backend: Backend::new(config.api_keys.clone(), config.limits.api),
             lifecycle,
+            complaints: Seldom::default(),
             connections: Connections::new(config.identity.clone(), publishing.clone()),
             publishing,
             bus,
@@ -572,11 +575,16 @@ impl Relay {
         let overdue = state.ledger.overdue();
         if overdue.seek > 0 {
             self.metrics.holes.inc_by(overdue.seek as u64);
-            warn!(holes = overdue.seek, "events of other VMs have not come; asking the topic again");
+            if let Some(kept_back) = self.complaints.pass() {
+                let holes = overdue.seek;
+                warn!(holes, kept_back, "events of other VMs have not come; asking the topic again");
+            }
         }
         if let Some((events, (from, to))) = overdue.lost {
             self.metrics.lost.inc_by(events);
-            warn!(events, from, to, "events of other VMs did not come and are given up");
+            if let Some(kept_back) = self.complaints.pass() {
+                warn!(events, from, to, kept_back, "events of other VMs did not come and are given up");
+            }
             // Who is connected is told as well as who comes later.
             let cursor = self.cursor(&state, state.latest.unwrap_or(to));
             let hole = Hole { reason: Missing::Gap, from: Some(from), to };
@@ -596,8 +604,11 @@ impl Relay {
                  size set HISTORY_SECONDS to {enough} or more"
             );
         }
-        if overdue.anew > 0 {
-            warn!(holes = overdue.anew, "they still have not come; asking over a new connection");
+        if overdue.anew > 0
+            && let Some(kept_back) = self.complaints.pass()
+        {
+            let holes = overdue.anew;
+            warn!(holes, kept_back, "they still have not come; asking over a new connection");
         }
         match overdue {
             Overdue { anew: 1.., .. } => Some(Search::Anew),
