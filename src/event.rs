@@ -438,7 +438,8 @@ mod tests {
     }
 
     /// While a deployment rolls, two versions talk to one another. Each version's words are recorded in a
-    /// file of its name; this one must understand all of them, and say what is recorded of it.
+    /// file of its name, and those of a build that said less in one that is named by what it did not say yet;
+    /// this one must understand all of them, and say what is recorded of it.
     #[test]
     fn every_version_s_words_are_understood() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recorded");
