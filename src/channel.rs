@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 /// Longest name, in characters.
 pub const MAX_NAME: usize = 128;
 
+/// Channels of one socket, whatever `MAX_CHANNELS` is set to.
+pub const MOST_OF_ONE: usize = 10_000;
+
 /// Channels that begin so are one user's each.
 pub const USER: &str = "user:";
 

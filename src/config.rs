@@ -18,6 +18,7 @@ use serde::Deserialize;
 use crate::auth::{ApiKeys, Tokens};
 use crate::authorizer::Authorizer;
 use crate::bus::pubsub::{self, Credentials};
+use crate::channel;
 use crate::identity::Identity;
 
 /// A key in the working directory, as the article has it.
@@ -300,7 +301,7 @@ impl Config {
                     200,
                     1..=1_000_000,
                 )?,
-                channels: number("MAX_CHANNELS", &env.max_channels, 64, 1..=10_000)?,
+                channels: number("MAX_CHANNELS", &env.max_channels, 64, 1..=channel::MOST_OF_ONE)?,
                 upgrades: Rate {
                     per_second: rate("UPGRADE_RATE", &env.upgrade_rate, 20)?,
                     burst: rate("UPGRADE_BURST", &env.upgrade_burst, 200)?,

@@ -442,6 +442,49 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn so_many_answers_are_awaited_and_no_more() {
+        let (connections, ..) = connections();
+        let mut awaited: Vec<_> = (0..MAX_PENDING).map(|_| connections.expect().unwrap()).collect();
+        assert!(matches!(connections.expect(), Err(Unreached::Unavailable(_))));
+        awaited.pop();
+        assert!(connections.expect().is_ok(), "there is room again");
+    }
+
+    #[tokio::test]
+    async fn so_many_messages_are_watched_until_they_are_written_and_no_more() {
+        let (connections, found, shard) = connections();
+        let now = clock::now_micros();
+        for number in 0..=MAX_WRITING {
+            let id = number.to_string();
+            connections.asked(write(&id, &id, Some("vm")), now, Some(found.clone()));
+        }
+        assert_eq!(connections.state().writing.len(), MAX_WRITING);
+        connections.asked(write("unwatched", "unwatched", None), now, Some(found.clone()));
+        assert_eq!(said(&shard).len(), MAX_WRITING + 1, "one that nobody waits for is written all the same");
+        // None of them will be: their socket is gone.
+        while !connections.state().writing.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        connections.asked(write("later", "later", Some("vm")), now, Some(found));
+        assert_eq!(said(&shard).len(), 1, "there is room again");
+    }
+
+    #[tokio::test]
+    async fn what_is_remembered_is_bounded() {
+        let (connections, found, _shard) = connections();
+        let now = clock::now_micros();
+        for number in 0..=MAX_SEEN {
+            let id = number.to_string();
+            connections.asked(write(&id, &id, None), now, Some(found.clone()));
+        }
+        let state = connections.state();
+        for (number, known) in [(0, false), (1, true), (MAX_SEEN, true)] {
+            assert_eq!(state.asks.contains(&number.to_string()), known, "{number}");
+            assert_eq!(state.written.contains(&format!("c@vm {number}")), known, "{number}");
+        }
+    }
+
+    #[tokio::test]
     async fn what_comes_out_of_a_backlog_is_left_alone() {
         let (connections, found, shard) = connections();
         connections.asked(write("m", "1", Some("vm")), clock::now_micros() - 6_000_000, Some(found));

@@ -1,6 +1,6 @@
 //! The VMs that are alive, by the beacons heard of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -14,24 +14,28 @@ pub const ANSWERS: f64 = 20.0;
 /// More than Pub/Sub has subscriptions to give to one project.
 const MAX_INSTANCES: usize = 10_000;
 
+/// The longest that a VM says it is silent: as many seconds as there are VMs, or `BEACON_INTERVAL`, which is
+/// less. Who tells of more is none.
+const MAX_INTERVAL: Duration = Duration::from_secs(MAX_INSTANCES as u64);
+
 #[derive(Default)]
 pub struct Fleet {
     instances: BTreeMap<String, Instance>,
     /// How many of them have not left: asked for with each alert and each beacon, in fleets of thousands.
     alive: usize,
     /// Processes that ended without a word, as it seems.
-    silent: Vec<Gone>,
+    silent: BTreeSet<Gone>,
 }
 
-/// A process of a VM that ended without a word.
-#[derive(Clone, Debug)]
+/// A process of a VM that ended without a word; of several the first to be certain comes first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Gone {
+    /// This VM must have heard itself after this.
+    certain: Instant,
     pub instance: String,
     pub region: String,
     pub clients: usize,
     pub started: i64,
-    /// This VM must have heard itself after this.
-    certain: Instant,
 }
 
 /// What is known of one VM.
@@ -81,14 +85,13 @@ impl Fleet {
             Some(known) if known.looks_different(&beacon) && !beacon.leaving => Change::Figures,
             _ => Change::Nothing,
         };
-        let interval = Duration::from_millis(beacon.interval_ms);
         self.alive = self.alive - usize::from(was_here) + usize::from(!beacon.leaving);
-        if let Some(known) = known.filter(|known| was_here && known.latest.0 < latest.0) {
-            // A new process under the old one's name.
-            let gone = known.gone(&beacon.origin.instance);
-            self.silent.push(gone);
-            self.silent.truncate(MAX_INSTANCES);
+        // A new process under the old one's name.
+        let gone = known.filter(|known| was_here && known.latest.0 < latest.0);
+        if let Some(gone) = gone.map(|known| known.gone(&beacon.origin.instance)) {
+            note(&mut self.silent, gone);
         }
+        let interval = interval(&beacon);
         self.instances.insert(
             beacon.origin.instance,
             Instance {
@@ -113,7 +116,7 @@ impl Fleet {
         for (name, instance) in self.instances.extract_if(.., |_, instance| instance.expires <= now) {
             if !instance.left {
                 self.alive -= 1;
-                self.silent.push(instance.gone(&name));
+                note(&mut self.silent, instance.gone(&name));
             }
         }
         self.alive < before
@@ -122,19 +125,17 @@ impl Fleet {
     /// The processes that ended without a word and that `own` VM is to tell of: it has the lowest id,
     /// and hears itself while it does not hear them, so that the silence is not its own.
     pub fn take_gone(&mut self, own: &str) -> Vec<Gone> {
-        let mut silent = std::mem::take(&mut self.silent);
-        silent.retain(|gone| !self.is_alive(&gone.instance, gone.started));
-        let heard = self.instances.get(own).map(|own| own.heard);
-        let (certain, rest) =
-            silent.into_iter().partition(|gone| heard.is_some_and(|heard| heard > gone.certain));
-        self.silent = rest;
+        let Self { instances, silent, .. } = self;
+        silent.retain(|gone| !is_alive(instances, &gone.instance, gone.started));
+        let heard = instances.get(own).map(|own| own.heard);
+        let certain = silent.extract_if(.., |gone| heard.is_some_and(|heard| heard > gone.certain)).collect();
         let is_lowest = self.instances().next().is_some_and(|(lowest, _)| lowest == own);
         if is_lowest { certain } else { Vec::new() }
     }
 
     /// Whether that process of that VM is alive.
     pub fn is_alive(&self, instance: &str, started: i64) -> bool {
-        self.instances.get(instance).is_some_and(|known| known.latest.0 == started)
+        is_alive(&self.instances, instance, started)
     }
 
     /// Whether a VM of that name is alive.
@@ -181,9 +182,27 @@ impl Instance {
     }
 }
 
+fn is_alive(instances: &BTreeMap<String, Instance>, instance: &str, started: i64) -> bool {
+    instances.get(instance).is_some_and(|known| known.latest.0 == started)
+}
+
+/// Keeps a process that fell silent until that is certain. Beyond the bound those go that take longest: whoever
+/// fills the list with processes that there never were says that they are silent for long, or they would leave
+/// it soon.
+fn note(silent: &mut BTreeSet<Gone>, gone: Gone) {
+    silent.insert(gone);
+    if silent.len() > MAX_INSTANCES {
+        silent.pop_last();
+    }
+}
+
+fn interval(beacon: &Beacon) -> Duration {
+    Duration::from_millis(beacon.interval_ms).min(MAX_INTERVAL)
+}
+
 /// One beacon may be lost and the next one late before a VM counts as gone.
 fn patience(beacon: &Beacon) -> Duration {
-    Duration::from_millis(beacon.interval_ms.min(24 * 3600 * 1000)).mul_f64(2.5)
+    interval(beacon).mul_f64(2.5)
 }
 
 #[cfg(test)]
@@ -260,6 +279,50 @@ mod tests {
         let mut other = Fleet { instances, alive: fleet.alive, silent };
         assert!(other.take_gone("b").is_empty(), "a is lower");
         assert_eq!(fleet.take_gone("a")[0].started, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn forged_deaths_do_not_hide_a_real_one() {
+        let mut fleet = Fleet::default();
+        let second = Duration::from_secs(1);
+        for name in ["a", "b"] {
+            fleet.hear(beacon(name, 1, 1), clock::now_micros());
+        }
+        let processes = MAX_INSTANCES as i64 + 2;
+        // Processes that follow one another, each of which says that it is silent for ever.
+        for started in 0..processes {
+            let forged = Beacon { interval_ms: u64::MAX, ..beacon("z", started, 1) };
+            fleet.hear(forged, clock::now_micros());
+        }
+        assert_eq!(fleet.silent.len(), MAX_INSTANCES);
+        tokio::time::advance(3 * second).await;
+        fleet.hear(beacon("a", 1, 2), clock::now_micros());
+        assert!(fleet.expire());
+        assert_eq!(fleet.silent.len(), MAX_INSTANCES);
+        tokio::time::advance(2 * second).await;
+        fleet.hear(beacon("a", 1, 3), clock::now_micros());
+        let gone = fleet.take_gone("a");
+        assert_eq!((gone.len(), gone[0].instance.as_str()), (1, "b"));
+        // Nor do they stay for ever.
+        tokio::time::advance(MAX_INTERVAL).await;
+        fleet.hear(beacon("a", 1, 4), clock::now_micros());
+        assert_eq!(fleet.take_gone("a").len(), MAX_INSTANCES - 1);
+        assert!(fleet.silent.is_empty() && fleet.is_alive("z", processes - 1));
+        tokio::time::advance(2 * MAX_INTERVAL).await;
+        assert!(fleet.expire() && fleet.is_empty());
+    }
+
+    #[test]
+    fn more_than_there_can_be_are_not_listed() {
+        let mut fleet = Fleet::default();
+        let (now, name) = (clock::now_micros(), |vm: usize| format!("vm-{vm}"));
+        for vm in 0..=MAX_INSTANCES {
+            let listed = fleet.hear(beacon(&name(vm), 1, 1), now) == Change::Members;
+            assert_eq!(listed, vm < MAX_INSTANCES, "{vm}");
+        }
+        assert_eq!(fleet.len(), MAX_INSTANCES);
+        assert!(fleet.has(&name(0)) && !fleet.has(&name(MAX_INSTANCES)));
+        assert_eq!(fleet.hear(beacon(&name(0), 1, 2), now), Change::Figures, "who is listed is still heard");
     }
 
     #[tokio::test(start_paused = true)]

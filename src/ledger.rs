@@ -30,6 +30,10 @@ const LONG_PATIENCE: Duration = Duration::from_secs(25);
 /// Each VM waits up to so much longer, so that a fleet does not ask all at once.
 const SPREAD: Duration = Duration::from_secs(5);
 
+/// So long at most between two searches of one kind, however many were in vain; and after twice that nobody
+/// remembers them.
+const MOST_SPACING: Duration = Duration::from_secs(300);
+
 /// What all of it may take: some 18,000 processes without holes.
 const MAX_BYTES: usize = 4 << 20;
 
@@ -43,8 +47,10 @@ const MAX_HOLES: usize = 64;
 /// Ranges of numbers that are read of one message.
 pub const MAX_RANGES: usize = 1_024;
 
-/// Ended processes that one beacon vouches for, and what is told of each.
+/// Ended processes that one beacon vouches for, and what is told of each; and how many are read of one, for
+/// versions that vouch for more.
 const VOUCHED: usize = 16;
+const MAX_HEARD: usize = 256;
 
 pub struct Ledger {
     /// What was published before this (µs) is not awaited: it is older than this VM's memory.
@@ -66,6 +72,21 @@ pub struct Ledger {
     turn: usize,
     /// This VM's own part of [`SPREAD`].
     slack: Duration,
+    /// When the topic may be asked again, and when over a new connection.
+    seeks: Spacing,
+    rejoins: Spacing,
+}
+
+/// How often a search of one kind may begin: each brings a whole window, and anybody on the topic can tell of
+/// numbers that nobody ever gave. So each in vain makes the wait for the next one twice as long.
+///
+/// The shortest wait keeps no hole waiting: one that was noticed before the last search is sought by it, and
+/// one that was noticed after it has to be open for as long.
+struct Spacing {
+    least: Duration,
+    wait: Duration,
+    last: Option<Instant>,
+    in_vain: bool,
 }
 
 /// One process of one VM.
@@ -132,20 +153,27 @@ impl Ledger {
             asked: edge,
             turn: 0,
             slack,
+            seeks: Spacing::new(PATIENCE),
+            rejoins: Spacing::new(LONG_PATIENCE),
         }
     }
 
     /// Notes an event that was published at `at` (µs); false when it was heard before.
     pub fn hear(&mut self, instance: &str, sequence: &Sequence, at: i64) -> bool {
         let number = sequence.number;
-        self.change(instance, sequence, at, |run| {
+        let found = self.change(instance, sequence, at, |run| {
             if number < run.next {
-                return run.fill(number);
+                return run.fill(number, at);
             }
             run.expect(number, at);
             run.next = number + 1;
-            true
-        })
+            Some(false)
+        });
+        if found == Some(true) {
+            self.seeks.found();
+            self.rejoins.found();
+        }
+        found.is_some()
     }
 
     /// Notes what a process says of itself at `at` (µs): all up to `sequence.number`, and all from before
@@ -166,12 +194,13 @@ impl Ledger {
         self.spoken.take();
     }
 
-    /// Notes what another VM says of a process that has ended: up to where it heard it, and when.
-    pub fn trust(&mut self, heard: &Heard, at: i64) {
-        let Heard { instance, sequence, at: heard_at, lost } = heard;
-        let at = (*heard_at).min(at);
-        if at >= self.edge {
-            self.change(instance, sequence, at, |run| run.learn(sequence, lost, State::Lost, at));
+    /// Notes what another VM says of processes that have ended: up to where it heard each, and when.
+    pub fn trust(&mut self, heard: &[Heard], at: i64) {
+        for Heard { instance, sequence, at: heard_at, lost } in heard.iter().take(MAX_HEARD) {
+            let at = (*heard_at).min(at);
+            if at >= self.edge {
+                self.change(instance, sequence, at, |run| run.learn(sequence, lost, State::Lost, at));
+            }
         }
     }
 
@@ -224,10 +253,15 @@ impl Ledger {
     pub fn overdue(&mut self) -> Overdue {
         let mut overdue = Overdue::default();
         let slack = self.slack;
+        let (may_seek, may_rejoin) = (self.seeks.is_over(), self.rejoins.is_over());
         self.awaited.take();
         for hole in self.awaited_mut() {
-            let patience = if hole.state == State::Sought { LONG_PATIENCE } else { PATIENCE };
-            if hole.since.elapsed() < patience + slack {
+            let (patience, may_go_on) = match hole.state {
+                State::Open => (PATIENCE, may_seek),
+                State::Sought => (LONG_PATIENCE, may_rejoin),
+                State::SoughtAnew | State::Lost | State::GivenUp => (PATIENCE, true),
+            };
+            if !may_go_on || hole.since.elapsed() < patience + slack {
                 continue;
             }
             hole.since = Instant::now();
@@ -248,6 +282,12 @@ impl Ledger {
                     State::Lost
                 }
             };
+        }
+        if overdue.seek > 0 {
+            self.seeks.begin();
+        }
+        if overdue.anew > 0 {
+            self.rejoins.begin();
         }
         overdue
     }
@@ -400,6 +440,35 @@ impl Hole {
     fn is_awaited(&self) -> bool {
         self.state < State::Lost
     }
+
+    /// Whether what comes of it now and was published at `at` (µs) was brought by a search. What was published
+    /// about then or later comes by itself.
+    fn is_found(&self, at: i64) -> bool {
+        let sought = clock::now_micros() - micros(self.since.elapsed() + OVERTAKING);
+        (State::Sought..=State::Lost).contains(&self.state) && at < sought
+    }
+}
+
+impl Spacing {
+    fn new(least: Duration) -> Self {
+        Self { least, wait: least, last: None, in_vain: false }
+    }
+
+    fn is_over(&self) -> bool {
+        self.last.is_none_or(|last| last.elapsed() >= self.wait)
+    }
+
+    /// A search begins; in vain, as long as nothing is found.
+    fn begin(&mut self) {
+        let is_remembered = self.last.is_some_and(|last| last.elapsed() < 2 * MOST_SPACING);
+        let doubled = (2 * self.wait).min(MOST_SPACING);
+        self.wait = if self.in_vain && is_remembered { doubled } else { self.least };
+        (self.last, self.in_vain) = (Some(Instant::now()), true);
+    }
+
+    fn found(&mut self) {
+        (self.wait, self.in_vain) = (self.least, false);
+    }
 }
 
 impl Run {
@@ -484,13 +553,13 @@ impl Run {
         }
     }
 
-    /// Closes the hole at `number`; false when there is none.
-    fn fill(&mut self, number: u64) -> bool {
-        let Some(index) = self.holes.iter().position(|hole| hole.numbers.contains(&number)) else {
-            return false;
-        };
+    /// Closes the hole at `number`, which was published at `at` (µs). None when there is none; else whether
+    /// a search has found it.
+    fn fill(&mut self, number: u64, at: i64) -> Option<bool> {
+        let index = self.holes.iter().position(|hole| hole.numbers.contains(&number))?;
+        let found = self.holes[index].is_found(at);
         self.cut(index, &(number..number + 1), None);
-        true
+        Some(found)
     }
 
     /// What is awaited of `numbers` is so no longer.
@@ -725,9 +794,7 @@ mod tests {
         for _ in 0..2 {
             let told = ledger.vouch(|instance, _| instance == "vm-0");
             assert_eq!(told.len(), VOUCHED);
-            for heard in told {
-                other.trust(&heard, 2);
-            }
+            other.trust(&told, 2);
         }
         assert_eq!(other.runs.len(), VOUCHED + 3, "all but the one that speaks for itself");
         assert!(!other.is_whole());
@@ -735,6 +802,91 @@ mod tests {
         assert_eq!(other.runs.len(), 0, "a vouch makes nobody live longer");
         ledger.forget(2);
         assert_eq!((ledger.size, ledger.runs.len()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_one_beacon_so_many_are_taken() {
+        let heard =
+            |vm: usize| Heard { instance: vm.to_string(), sequence: sequence(1), at: 1, lost: Vec::new() };
+        let mut ledger = Ledger::new(0);
+        ledger.trust(&(0..2 * MAX_HEARD).map(heard).collect::<Vec<_>>(), 1);
+        assert_eq!(ledger.runs.len(), MAX_HEARD);
+        let mut ledger = Ledger::new(0);
+        let none = vec![Range { start: 0, end: 0 }; MAX_RANGES];
+        for (before, is_whole) in [(MAX_RANGES, false), (MAX_RANGES - 1, true)] {
+            let given_up = [&none[..before], &[Range { start: 1, end: 4 }]].concat();
+            ledger.learn("a", &sequence(3), 0, &given_up, 1);
+            assert_eq!(ledger.is_whole(), is_whole, "{before}");
+        }
+    }
+
+    /// When (s) the topic was asked again, and over a new connection, where for so many seconds a process that
+    /// nobody heard of is told of every half minute.
+    async fn searches(ledger: &mut Ledger, seconds: u64) -> [Vec<u64>; 2] {
+        let mut searches = [Vec::new(), Vec::new()];
+        for second in 0..seconds {
+            if second % 30 == 0 {
+                ledger.hear(&format!("ghost-{second}"), &sequence(2), clock::now_micros());
+            }
+            tokio::time::advance(Duration::from_secs(1)).await;
+            let overdue = ledger.overdue();
+            if overdue.seek > 0 {
+                searches[0].push(second);
+            }
+            if overdue.anew > 0 {
+                searches[1].push(second);
+                ledger.wait_again();
+            }
+        }
+        searches
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn searches_in_vain_are_made_more_and_more_seldom() {
+        let mut ledger = Ledger::new(0);
+        let searches = searches(&mut ledger, 3_600).await;
+        println!("{searches:?}");
+        for (times, least) in searches.iter().zip([PATIENCE, LONG_PATIENCE]) {
+            assert!((10..20).contains(&times.len()), "{times:?}");
+            for (number, pair) in times.windows(2).enumerate() {
+                let spacing = Duration::from_secs(pair[1] - pair[0]);
+                assert!(spacing >= (least * (1_u32 << number.min(10))).min(MOST_SPACING), "{times:?}");
+                assert!(spacing <= MOST_SPACING + Duration::from_secs(60), "{times:?}");
+            }
+        }
+        // Nothing of it is forgotten while it waits.
+        assert!(ledger.missing(0).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_finds_something_may_search_again() {
+        let mut ledger = Ledger { slack: Duration::ZERO, ..Ledger::new(0) };
+        searches(&mut ledger, 600).await;
+        // All that is left of it is given up.
+        for _ in 0..2_000 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            ledger.overdue();
+        }
+        assert!(ledger.is_whole());
+        let overdue = async |ledger: &mut Ledger| {
+            tokio::time::advance(PATIENCE).await;
+            ledger.overdue().seek
+        };
+        let hole = |ledger: &mut Ledger, vm: &str| {
+            let at = clock::now_micros();
+            assert!(ledger.hear(vm, &sequence(2), at));
+            at
+        };
+        hole(&mut ledger, "a");
+        assert_eq!(overdue(&mut ledger).await, 1, "at once, after so long a rest");
+        let was_there = hole(&mut ledger, "b");
+        assert_eq!(overdue(&mut ledger).await, 1, "not sought by the first, and open for as long");
+        hole(&mut ledger, "c");
+        assert_eq!(overdue(&mut ledger).await, 0, "two were in vain");
+        assert!(ledger.hear("a", &sequence(1), clock::now_micros()));
+        assert_eq!(ledger.overdue().seek, 0, "it came by itself");
+        assert!(ledger.hear("b", &sequence(1), was_there));
+        assert_eq!(ledger.overdue().seek, 1, "it was found");
     }
 
     #[tokio::test(start_paused = true)]

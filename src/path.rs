@@ -76,6 +76,7 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
                         why
                     }
                     Broken::Incomplete => {
+                        // At once: the ledger sees to it that this is seldom.
                         (how, cause) = (Join::Afresh, "overdue_anew");
                         continue;
                     }

@@ -134,9 +134,9 @@ impl Receipts {
         }
     }
 
-    /// Takes what another VM has heard; what nobody awaits is dropped.
+    /// Takes what another VM has heard; what nobody awaits is dropped, and what is more than a VM owes at once.
     pub fn hear(&mut self, told: Told) {
-        for receipt in told.receipts {
+        for receipt in told.receipts.into_iter().take(MAX_OWED) {
             self.count(&told.instance, receipt);
         }
     }
@@ -296,6 +296,34 @@ mod tests {
         tokio::time::advance(MAX_UNHEARD).await;
         receipts.tell();
         assert!(receipts.awaited.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_owed_is_bounded_whatever_comes() {
+        let (mut receipts, fleet, now) = (own(), fleet(3), clock::now_micros());
+        for number in 0..2 * MAX_OWED {
+            let instance = if number % 2 == 0 { "vm-1" } else { "vm-2" };
+            receipts.heard(&alert(&number.to_string(), instance), now, 4, &fleet);
+            assert_eq!(receipts.owing, (number + 1).min(MAX_OWED));
+        }
+        let due = receipts.due(3);
+        let owed: usize = due.iter().map(|(_, told)| told.receipts.len()).sum();
+        assert_eq!((due.len(), owed), (2, MAX_OWED), "the first of them");
+        receipts.heard(&alert("later", "vm-1"), now, 4, &fleet);
+        assert_eq!(receipts.owing, 1, "there is room again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_one_message_no_more_is_read_than_a_vm_can_owe() {
+        let (mut receipts, shard) = (own(), Mailbox::default());
+        receipts.expect("a", &Outbox::new(shard.clone()));
+        for (before, heard) in [(MAX_OWED, 0), (MAX_OWED - 1, 1)] {
+            let mut told = told("vm-1", "a", 1);
+            let none = || Receipt { event_id: "none".into(), sockets: 1 };
+            told.receipts.splice(0..0, std::iter::repeat_with(none).take(before));
+            receipts.hear(told);
+            assert_eq!(said(&mut receipts, &shard).await.len(), heard);
+        }
     }
 
     #[tokio::test(start_paused = true)]

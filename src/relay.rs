@@ -21,7 +21,7 @@ use crate::clock::{self, micros};
 use crate::config::Config;
 use crate::connections::{Connections, to_instance};
 use crate::cursor::{BadCursor, Cursor, OVERLAP};
-use crate::event::{Beacon, Event, Heard, Kind, Numbered, Origin, Sequence, Told};
+use crate::event::{Ask, Beacon, Event, Heard, Kind, Numbered, Origin, Sequence, Told, Wish};
 use crate::fleet::{Change, Fleet};
 use crate::frame::Frame;
 use crate::health::{Health, Phase};
@@ -30,7 +30,7 @@ use crate::hub::{Crowded, Hub, Socket};
 use crate::identity::Identity;
 use crate::ledger::{Ledger, Overdue};
 use crate::lifecycle::Lifecycle;
-use crate::logs;
+use crate::logs::{self, Seldom};
 use crate::metrics::{Format, Metrics, Stopwatch};
 use crate::publishing::{MARKS, Publishing};
 use crate::receipts::Receipts;
@@ -74,6 +74,8 @@ pub struct Relay {
     pub backend: Backend,
     pub connections: Connections,
     pub lifecycle: Lifecycle,
+    /// What holes make of the log, of which anybody on the topic can tell.
+    complaints: Seldom,
     /// Who serves the sockets.
     pub shards: Arc<[Mailbox]>,
     // A std mutex: held for one pass over plain data, never over an await.
@@ -134,6 +136,7 @@ impl Relay {
             metrics,
             backend: Backend::new(config.api_keys.clone(), config.limits.api),
             lifecycle,
+            complaints: Seldom::default(),
             connections: Connections::new(config.identity.clone(), publishing.clone()),
             publishing,
             bus,
@@ -412,9 +415,7 @@ impl Relay {
         let mut heard = None;
         match Told::decode(&delivery.message.data) {
             _ if for_another => {}
-            Ok(Told::Event(event)) if !self.is_sound(&event) => {
-                self.pass_over("an event that no VM of ours lets in", &delivery);
-            }
+            Ok(told) if !self.is_sound(&told) => self.pass_over("what no VM of ours lets in", &delivery),
             Ok(Told::Event(event)) => self.deliver(&event, at, hearing),
             Ok(Told::Beacon(beacon)) => {
                 self.note(&beacon, at);
@@ -433,18 +434,29 @@ impl Relay {
         heard
     }
 
-    /// Whether an event could have come from a client or a backend: the topic may be anybody's, and what
-    /// sockets hear must be what they know, of a size that they can take.
-    fn is_sound(&self, event: &Event) -> bool {
+    /// Whether what sockets would hear of it could have come from a client or a backend: the topic may be
+    /// anybody's, and what they hear must be what they know, of a size that they can take.
+    fn is_sound(&self, told: &Told) -> bool {
         const MAX_SENDER: usize = 512;
-        let is_named = match &event.kind {
-            Kind::Alert | Kind::Broadcast => true,
-            Kind::App(name) => request::is_app_type(name),
+        let is_usual = |id: &str, sender_id: Option<&str>, data: &RawValue| {
+            request::is_id(id)
+                && sender_id.is_none_or(|sender_id| sender_id.len() <= MAX_SENDER)
+                && data.get().len() <= self.config.limits.outbox_bytes
         };
-        is_named
-            && request::is_id(&event.id)
-            && event.sender_id.len() <= MAX_SENDER
-            && event.data.get().len() <= self.config.limits.outbox_bytes
+        match told {
+            Told::Event(event) => {
+                let is_named = match &event.kind {
+                    Kind::Alert | Kind::Broadcast => true,
+                    Kind::App(name) => request::is_app_type(name),
+                };
+                is_named && is_usual(&event.id, Some(&event.sender_id), &event.data)
+            }
+            Told::Ask(Ask { wish: Wish::Write(letter), .. }) => {
+                is_usual(&letter.id, letter.sender_id.as_deref(), &letter.data)
+            }
+            // Of these they hear names and figures at most, which were looked at when they were read.
+            Told::Ask(_) | Told::Answer(_) | Told::Beacon(_) | Told::Receipts(_) => true,
+        }
     }
 
     /// What is not for this version, or for nobody: counted, and awaited no longer if it has a number.
@@ -493,9 +505,7 @@ impl Relay {
         state.latest = state.latest.max(Some(at));
         let Beacon { origin, sequence, settled_until, given_up, .. } = beacon;
         state.ledger.learn(&origin.instance, sequence, *settled_until, given_up, at);
-        for heard in &beacon.heard {
-            state.ledger.trust(heard, at);
-        }
+        state.ledger.trust(&beacon.heard, at);
         state.fleet_told_as = None;
         let change = state.fleet.hear(beacon.clone(), at);
         state.fleet_news = state.fleet_news.max(change);
@@ -570,11 +580,16 @@ impl Relay {
         let overdue = state.ledger.overdue();
         if overdue.seek > 0 {
             self.metrics.holes.inc_by(overdue.seek as u64);
-            warn!(holes = overdue.seek, "events of other VMs have not come; asking the topic again");
+            if let Some(kept_back) = self.complaints.pass() {
+                let holes = overdue.seek;
+                warn!(holes, kept_back, "events of other VMs have not come; asking the topic again");
+            }
         }
         if let Some((events, (from, to))) = overdue.lost {
             self.metrics.lost.inc_by(events);
-            warn!(events, from, to, "events of other VMs did not come and are given up");
+            if let Some(kept_back) = self.complaints.pass() {
+                warn!(events, from, to, kept_back, "events of other VMs did not come and are given up");
+            }
             // Who is connected is told as well as who comes later.
             let cursor = self.cursor(&state, state.latest.unwrap_or(to));
             let hole = Hole { reason: Missing::Gap, from: Some(from), to };
@@ -594,8 +609,11 @@ impl Relay {
                  size set HISTORY_SECONDS to {enough} or more"
             );
         }
-        if overdue.anew > 0 {
-            warn!(holes = overdue.anew, "they still have not come; asking over a new connection");
+        if overdue.anew > 0
+            && let Some(kept_back) = self.complaints.pass()
+        {
+            let holes = overdue.anew;
+            warn!(holes, kept_back, "they still have not come; asking over a new connection");
         }
         match overdue {
             Overdue { anew: 1.., .. } => Some(Search::Anew),
@@ -776,6 +794,7 @@ impl Drop for Member {
 mod tests {
     use super::*;
     use crate::bus::{Inbox, Join, Message};
+    use crate::event::Letter;
     use crate::shard::Command;
     use crate::vm;
 
@@ -935,6 +954,38 @@ mod tests {
         let large = told_of_the_fleet(400, 500, 120).await;
         let most = 2 * 500 * frame + 120 * (512 << 10);
         assert!((500 * frame / 2..most).contains(&large), "{large} of {most}");
+    }
+
+    #[tokio::test]
+    async fn what_is_for_one_socket_is_held_to_the_same_as_what_is_for_all() {
+        let (relay, _inbox) = relay().await;
+        let most = relay.config.limits.outbox_bytes;
+        let text = |bytes: usize| format!("\"{}\"", "x".repeat(bytes - 2));
+        let (long, longer) = ("x".repeat(512), "x".repeat(513));
+        for (id, sender_id, data, is_sound) in [
+            ("a", None, text(most), true),
+            ("a", None, text(most + 1), false),
+            ("a", Some(&long), text(2), true),
+            ("a", Some(&longer), text(2), false),
+            (&"é".repeat(64), None, text(2), true),
+            (&"é".repeat(65), None, text(2), false),
+            ("", None, text(2), false),
+            ("line\nbreak", None, text(2), false),
+        ] {
+            let letter = Letter {
+                id: id.into(),
+                sender_id: sender_id.cloned(),
+                data: RawValue::from_string(data).unwrap(),
+                timestamp: 7,
+            };
+            let sender_id = sender_id.cloned().unwrap_or_default();
+            let event = relay.event(Kind::Alert, None, letter.data.clone(), Some(id.into()), sender_id);
+            let wish = Wish::Write(letter);
+            let ask = Ask { id: "ask".into(), from: None, client_id: "c@vm".into(), wish };
+            for told in [Told::Event(event), Told::Ask(ask)] {
+                assert_eq!(relay.is_sound(&told), is_sound, "{told:?}");
+            }
+        }
     }
 
     #[tokio::test]

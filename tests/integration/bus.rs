@@ -9,6 +9,7 @@ use alien_alert::bus::{Bus, Delivery, Inbox, Join, Message};
 use alien_alert::clock;
 use alien_alert::config::{Config, HistoryLimits};
 use alien_alert::identity::Identity;
+use tokio::time::sleep;
 
 use crate::support::emulator::{Emulator, PROJECT};
 use crate::support::proxy::Proxy;
@@ -227,6 +228,38 @@ async fn on_pubsub_a_topic_that_keeps_nothing_is_told_to_keep() {
         (emulator.topic("CONTRACT").await["messageRetentionDuration"] == "3900s").then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn on_pubsub_the_topic_keeps_what_a_member_does_not_take() {
+    const MESSAGES: usize = 32;
+    let emulator = Emulator::start().await;
+    let proxy = Proxy::to(emulator.port).await;
+    let (member, other) = (pubsub(proxy.host(), "a").await, pubsub(emulator.host(), "b").await);
+    let mut inbox = member.join(Join::Resume, window()).await.unwrap();
+    other.publish(message("first")).await.unwrap();
+    texts(&mut inbox, 1).await;
+    // Google keeps to what the stream's first request says, the emulator does not: 1,000 messages and 8 MiB
+    // unacknowledged, `max_outstanding_messages` and `max_outstanding_bytes` in the form of Protocol Buffers.
+    assert!(proxy.was_sent(&[7 << 3, 0xe8, 0x07, 8 << 3, 0x80, 0x80, 0x80, 0x04]));
+
+    // With both, what nobody takes out of the inbox does not come into this process.
+    let before = proxy.received();
+    let mib = "x".repeat(1 << 20);
+    for number in 0..MESSAGES {
+        other.publish(message(&format!("{number} {mib}"))).await.unwrap();
+    }
+    let mut came = 0;
+    until("an end of what comes", async || {
+        let so_far = proxy.received() - before;
+        sleep(Duration::from_millis(500)).await;
+        came = proxy.received() - before;
+        (came == so_far).then_some(())
+    })
+    .await;
+    println!("of {MESSAGES} MiB that nobody took {came} bytes came");
+    assert!(came < 8 << 20, "{came}");
+    assert_eq!(texts(&mut inbox, MESSAGES).await.len(), MESSAGES);
 }
 
 #[tokio::test]

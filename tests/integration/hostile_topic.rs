@@ -1,8 +1,13 @@
 //! Anything may be on the topic. What is not for this version is counted, acknowledged and passed over: it
 //! ends nothing, it comes once, and sockets hear what they know.
 
-use serde_json::{Value, json};
+use std::time::{Duration, Instant};
 
+use alien_alert::clock;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+
+use crate::support::client::Client;
 use crate::support::emulator::Emulator;
 use crate::support::http::get;
 use crate::support::until;
@@ -209,10 +214,108 @@ async fn a_newer_and_an_older_version_share_the_topic() {
         fleet.as_array()?.iter().any(|vm| vm["instance"] == "older" && vm["clients"] == 7).then_some(())
     })
     .await;
-    let back = crate::support::client::Client::connect(
-        ams.port,
-        &format!("/ws?since={}", client.refresh["cursor"].as_str().unwrap()),
-    )
-    .await;
+    let back =
+        Client::connect(ams.port, &format!("/ws?since={}", client.refresh["cursor"].as_str().unwrap())).await;
     assert_eq!(back.refresh["complete"], true, "no number is missing: {}", back.refresh);
+}
+
+/// Everybody who hears an alert knows the id of a connection, and so may anybody on the topic.
+#[tokio::test]
+async fn what_is_forged_for_a_connection_that_there_is_is_bounded_as_well() {
+    let emulator = Emulator::start().await;
+    let ams = Vm::on(&emulator, "ams").await;
+    let mut client = ams.connect().await;
+    let (long, huge) = ("x".repeat(1_000), "x".repeat(2 << 20));
+    let ask = |change: &dyn Fn(&mut Value)| {
+        let mut ask = json!({
+            "id": uuid::Uuid::new_v4().to_string(), "from": "vm-sin", "clientId": client.id(),
+            "wish": {"write": {"id": "forged", "senderId": "nobody@elsewhere", "data": 1, "timestamp": 1}},
+        });
+        change(&mut ask);
+        json!({"ask": ask}).to_string().into_bytes()
+    };
+    let answer = |change: &dyn Fn(&mut Value)| {
+        let mut answer = json!({"id": "never asked", "outcome": {"described": {
+            "clientId": client.id(), "instance": "vm-ams", "region": "ams", "connectedAt": 1, "channels": [],
+        }}});
+        change(&mut answer);
+        json!({"answer": answer}).to_string().into_bytes()
+    };
+    let forged = [
+        ask(&|ask| ask["wish"]["write"]["data"] = json!(huge)),
+        ask(&|ask| ask["wish"]["write"]["id"] = json!(huge)),
+        ask(&|ask| ask["wish"]["write"]["id"] = json!("")),
+        ask(&|ask| ask["wish"]["write"]["id"] = json!("x".repeat(65))),
+        ask(&|ask| ask["wish"]["write"]["id"] = json!("line\nbreak")),
+        ask(&|ask| ask["wish"]["write"]["senderId"] = json!(huge)),
+        ask(&|ask| ask["id"] = json!(huge)),
+        ask(&|ask| ask["from"] = json!(long)),
+        ask(&|ask| (ask["from"], ask["wish"]) = (json!(huge), json!("describe"))),
+        ask(&|ask| (ask["from"], ask["wish"]) = (json!(long), json!("close"))),
+        answer(&|answer| answer["id"] = json!(huge)),
+        answer(&|answer| answer["outcome"]["described"]["region"] = json!(huge)),
+        answer(&|answer| answer["outcome"]["described"]["channels"] = json!(vec!["c"; 10_001])),
+    ];
+    let for_ams = json!({"to": "vm-ams"});
+    for data in &forged {
+        emulator.publish(data, for_ams.clone()).await;
+    }
+    until("all of them counted", async || {
+        (ams.figure("alien_alert_undecodable_total").await == forged.len() as u64).then_some(())
+    })
+    .await;
+    let (good, nothing) = (ask(&|_| ()), answer(&|_| ()));
+    assert_eq!(client.settle().await, Vec::<Value>::new());
+    // The same in bounds is taken, so it is these that were at fault.
+    for data in [good, nothing] {
+        emulator.publish(&data, for_ams.clone()).await;
+    }
+    assert_eq!(client.expect("direct").await["id"], "forged");
+    client.alert(json!({})).await;
+    assert_eq!(ams.figure("alien_alert_undecodable_total").await, forged.len() as u64);
+}
+
+/// Numbers that nobody ever gave are missing for ever, and whoever is on the topic can tell of more and more.
+#[tokio::test]
+async fn gaps_that_nobody_can_close_are_sought_seldom_and_cost_nobody_an_event() {
+    // Longer than one takes to be sought, sought over a new connection, and given up.
+    const TIME: Duration = Duration::from_secs(75);
+    let emulator = Emulator::start().await;
+    let vms = Vm::fleet(&emulator, &["ams", "sin"], &[]).await;
+    let (mut here, mut there) = (vms[0].connect().await, vms[1].connect().await);
+    let (mut forged, mut honest) = (0, Vec::new());
+    let begun = Instant::now();
+    while begun.elapsed() < TIME {
+        let now = clock::now_millis();
+        forged += 1;
+        let gap = event(|event| {
+            event["id"] = json!(format!("forged-{forged}"));
+            event["origin"]["instance"] = json!(format!("ghost-{forged}"));
+            event["sequence"] = json!({"started": now, "number": 2, "first": 1, "firstAt": now});
+        });
+        emulator.publish(&gap, json!({})).await;
+        let id = here.alert(json!({"note": "among gaps"})).await;
+        while there.expect("alert").await["id"] != id.as_str() {}
+        honest.push(id);
+        sleep(Duration::from_millis(500)).await;
+    }
+    for (vm, client) in vms.iter().zip([&here, &there]) {
+        let seeks = vm.figure(r#"alien_alert_seeks_total{cause="overdue"}"#).await;
+        let rejoins = vm.figure(r#"alien_alert_seeks_total{cause="overdue_anew"}"#).await;
+        let lost = vm.figure("alien_alert_events_lost_total").await;
+        let warnings = vm.log().iter().filter(|line| line["level"] == "WARN").count();
+        println!(
+            "{}: {forged} gaps, {seeks} seeks, {rejoins} rejoins, {lost} lost, {warnings} warnings",
+            vm.name
+        );
+        assert!((1..=5).contains(&seeks) && (1..=2).contains(&rejoins) && lost > 0, "of {forged} gaps");
+        assert!(warnings <= 12, "{:#?}", vm.log());
+        assert_eq!(get(vm.port, "/health").await.status, 200);
+        let path = format!("/ws?since={}", client.refresh["cursor"].as_str().unwrap());
+        let back = Client::connect(vm.port, &path).await.refresh;
+        assert_eq!((&back["complete"], &back["reason"]), (&json!(false), &json!("gap")));
+        let events = back["events"].as_array().unwrap();
+        let heard = |id: &String| events.iter().any(|event| event["id"] == id.as_str());
+        assert!(honest.iter().all(heard), "{} of {} are there", events.len(), honest.len());
+    }
 }

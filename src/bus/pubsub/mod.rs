@@ -46,6 +46,11 @@ const PUBLISH_TRY: Duration = Duration::from_secs(5);
 /// at once, so the shortest will do, and what went to the stream of a process that died comes again soon.
 const LEASE: Duration = Duration::from_secs(10);
 
+/// What may stand in this process and wait to be handled; the rest the topic keeps. Acknowledgements go ten times
+/// a second, so ten times as much can be handled in one.
+const MAX_UNHANDLED: i64 = 1_000;
+const MAX_UNHANDLED_BYTES: i64 = 8 << 20;
+
 /// The attribute that names the one VM a message is for.
 const TO: &str = "to";
 
@@ -170,6 +175,8 @@ impl PubSub {
             .await?
             .subscribe(&self.0.subscription)
             .set_max_lease_extension(LEASE)
+            .set_max_outstanding_messages(MAX_UNHANDLED)
+            .set_max_outstanding_bytes(MAX_UNHANDLED_BYTES)
             // A VM that leaves must not wait for messages it will never handle.
             .set_shutdown_behavior(ShutdownBehavior::NackImmediately)
             .build();

@@ -80,6 +80,13 @@ impl Vm {
         vms
     }
 
+    /// One of its figures, by name and labels.
+    pub async fn figure(&self, name: &str) -> u64 {
+        let metrics = http::get(self.port, "/metrics").await;
+        let value = metrics.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("{name} is no figure")).parse().unwrap()
+    }
+
     pub async fn status(&self) -> Value {
         http::get(self.port, "/status").await.json()
     }
