@@ -11,7 +11,7 @@ mod status;
 mod upgrade;
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use serde::Serialize;
 use warp::filters::BoxedFilter;
@@ -30,7 +30,7 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
      img-src 'self'; connect-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'none'; \
      frame-ancestors 'none'";
 
-/// All routes.
+/// All routes; [`answer`] is the way through them.
 pub fn routes(relay: Arc<Relay>) -> BoxedFilter<(impl Reply,)> {
     let upgrade = upgrade::route(Arc::clone(&relay));
     let status = status::routes(Arc::clone(&relay));
@@ -45,11 +45,11 @@ pub fn routes(relay: Arc<Relay>) -> BoxedFilter<(impl Reply,)> {
         .or(page::routes())
         .unify()
         .recover(refuse)
-        .with(warp::reply::with::headers(strict()))
         .boxed()
 }
 
-fn strict() -> HeaderMap {
+/// With every answer.
+static STRICT: LazyLock<HeaderMap> = LazyLock::new(|| {
     let headers: [(HeaderName, &'static str); 5] = [
         (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -58,7 +58,7 @@ fn strict() -> HeaderMap {
         (HeaderName::from_static("permissions-policy"), "camera=(), microphone=(), geolocation=(self)"),
     ];
     headers.into_iter().map(|(name, value)| (name, HeaderValue::from_static(value))).collect()
-}
+});
 
 /// An error as JSON: `{"error": {"code", "message"}}`.
 fn error(status: StatusCode, code: ErrorCode, message: &str) -> Response {

@@ -29,7 +29,7 @@ use warp::filters::BoxedFilter;
 use warp::http::{Request, StatusCode, Version};
 use warp::reply::{Reply, Response};
 
-use super::error;
+use super::{STRICT, error};
 use crate::logs::{Address, Seldom};
 use crate::wire::ErrorCode;
 
@@ -220,11 +220,14 @@ pub async fn answer<R: Reply + 'static>(
     request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
     // A target such as `example.org:443` has none, and is for proxies; warp expects one.
-    if request.uri().path_and_query().is_none() {
+    let mut answer = if request.uri().path_and_query().is_some() {
+        tower_service::Service::call(&mut warp::service(routes), request).await?
+    } else {
         let why = "the request's target: expected a path, such as /";
-        return Ok(error(StatusCode::BAD_REQUEST, ErrorCode::InvalidField, why));
-    }
-    tower_service::Service::call(&mut warp::service(routes), request).await
+        error(StatusCode::BAD_REQUEST, ErrorCode::InvalidField, why)
+    };
+    answer.headers_mut().extend(STRICT.clone());
+    Ok(answer)
 }
 
 async fn accept(listener: &TcpListener, crowd: &mut Crowd) -> io::Result<(TcpStream, SocketAddr)> {

@@ -11,6 +11,9 @@
 
 mod support;
 
+#[path = "../../fuzz/src/lib.rs"]
+mod holds;
+
 mod api;
 mod api_documents;
 mod auth;

@@ -23,7 +23,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 fn every_file_says_what_it_is_for() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = vec![root.join("build.rs")];
-    for folder in ["src", "tests", "bench/src", "bench/hot-path", "bench/scale"] {
+    for folder in ["src", "tests", "fuzz/src", "fuzz/targets", "bench/src", "bench/hot-path", "bench/scale"] {
         sources(&root.join(folder), &mut found);
     }
     assert!(found.len() > 30);
