@@ -215,13 +215,13 @@ impl Socket {
                         return false;
                     }
                     self.place = turn.resume;
+                    if turn.is_last {
+                        return true;
+                    }
                     self.own -= turn.cost;
                     self.kept -= turn.length;
                     if let Some(written) = turn.written.take() {
                         written.written();
-                    }
-                    if turn.is_last {
-                        return true;
                     }
                     let goes_on = turn.goes_on;
                     self.turns.pop_front();
