@@ -14,7 +14,7 @@ use crate::shard::{Command, Mailbox, Outbox};
 
 /// What the memberships in channels may take, of all sockets together; and each beside the channel's name,
 /// where it is the only one in it.
-const MOST_MEMBERSHIPS: usize = 32 << 20;
+const MOST_MEMBERSHIPS: usize = 24 << 20;
 const MEMBERSHIP: usize = 320;
 
 /// Why a socket can't enter a channel.

@@ -18,7 +18,7 @@ use crate::config::HistoryLimits;
 /// What the slowest member may be behind before publishing is refused, in messages; and what all messages may
 /// have beyond the window's bytes then.
 const MAX_BEHIND: u64 = 16_384;
-const MAX_BYTES: usize = 8 << 20;
+const MAX_BYTES: usize = 4 << 20;
 
 /// Messages kept beside the history's events: beacons.
 const BESIDE_EVENTS: usize = 1_000;

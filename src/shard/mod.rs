@@ -74,7 +74,7 @@ const ROUNDS_AT_ONCE: u64 = 64;
 
 /// What may be kept of all sockets together, beside the log, because their clients do not take it, or do not
 /// finish what they say. Beyond it each of those has an equal share.
-const MOST_KEPT: usize = 32 << 20;
+const MOST_KEPT: usize = 24 << 20;
 
 /// Where such a part of that may have come since it was looked at, it is looked at again so soon.
 const MUCH: usize = 8;
