@@ -47,16 +47,17 @@ globalThis.addEventListener("load", () => {
 /** What there is to do once; the list itself shows what the client keeps. */
 function hearLanding(event, { caughtUp }) {
   const heardAt = Date.now();
-  const pressed = button.hear(event);
-  const own = pressed !== undefined;
+  const press = button.hear(event);
+  const own = press !== undefined;
   const [from, here] = [regionOf(event), client.greeting?.region];
   if (caughtUp) {
     landings.note(event.id, { own, caughtUp });
     return map.showLanding(event, { live: false });
   }
-  const legs = legsOf(event, { pressedAt: pressed?.at, heardAt }, clock);
+  const legs = legsOf(event, { pressedAt: press?.sentAt, heardAt }, clock);
   // Its own watch is the best there is; else from when its VM took it, by a clock as right as can be.
-  const took = own ? performance.now() - pressed.began : Math.max(0, (clock.at(heardAt) ?? heardAt) - event.timestamp);
+  const byVm = Math.max(0, (clock.at(heardAt) ?? heardAt) - event.timestamp);
+  const took = press?.began === undefined ? byVm : performance.now() - press.began;
   landings.note(event.id, { own, caughtUp, took, path: words.landing.path(from, here, legs) });
   showJourney({ legs, from, to: here, took });
   const between = legs[1] === undefined || legs[2] === undefined ? undefined : legs[1] + legs[2];
@@ -68,5 +69,5 @@ function hearLanding(event, { caughtUp }) {
 }
 
 function sayMissing({ complete, reason, missing }) {
-  if (complete === false && missing) element("message").textContent = words.missing({ reason, missing });
+  if (complete === false && missing) element("missing").textContent = words.missing({ reason, missing });
 }

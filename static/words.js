@@ -30,26 +30,26 @@ export const press = {
   confirmed: "On its way to everyone",
   heard: "Heard around the world",
   refused: "Not sent",
+  unconfirmed: "Not confirmed",
 };
 
 export const heldBack =
   "Held back: there is no connection. It goes out by itself if there is one within 2 minutes. Press again to take it back.";
 export const heldAgain =
-  "The connection broke before the answer. It goes out again by itself within 2 minutes, and counts once. Press again to take it back.";
+  "The connection broke before the answer. What was pressed goes out again by itself within 2 minutes, and counts once. Press again to take it back.";
 export const takenBack = "Taken back: nothing was sent.";
+export const takenBackLate = "Taken back: it will not be sent again. It may have been heard.";
 export const tooLate =
   "Not sent: there was no connection for 2 minutes, and a landing is news only while it is fresh. Press again if it still is.";
 
 /** Why the alarm was refused, by the error's code. */
 export function refusal({ code, message }) {
   const why = {
-    disconnected: "The connection broke before the answer. Press again: it counts once.",
     timeout: "No answer came. Press again: it counts once.",
     unavailable: "The alarm could not be passed on just now. Press again in a moment.",
     rate_limited: "That was a lot of landings. Wait a second and press again.",
     forbidden: "You may not raise the alarm here.",
     invalid_field: `The server can't take what was typed: ${message}`,
-    too_large: "That was too long. Shorten it and press again.",
   };
   return Object.hasOwn(why, code) ? why[code] : `Refused: ${message}`;
 }

@@ -190,6 +190,11 @@ impl Page {
         self.cdp("Emulation.setDeviceMetricsOverride", metrics).await;
     }
 
+    /// Runs a script in each document that is loaded from now on, before its own.
+    pub async fn run_first(&self, script: &str) {
+        self.cdp("Page.addScriptToEvaluateOnNewDocument", json!({"source": script})).await;
+    }
+
     /// The system's choice: `dark` or `light`, and whether what moves should rest.
     pub async fn set_media(&self, scheme: &str, motion: &str) {
         let features = json!([
