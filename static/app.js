@@ -23,7 +23,7 @@ const client = new AlienClient(undefined, { trace: drawer.trace });
 const clock = new Clock(client);
 const announcer = new Announcer();
 const sound = new Sound();
-const notifier = new Notifier();
+const notifier = new Notifier(announcer.say);
 const landings = new Landings();
 const map = new WorldMap(element("map"), (place) => form.choose(place));
 const form = new Form((place) => map.showSpot(place));
@@ -65,7 +65,7 @@ function hearLanding(event, { caughtUp }) {
   const place = nameOf(event);
   announcer.landing(place);
   sound.landing();
-  notifier.landing(event, place);
+  notifier.landing(place);
 }
 
 function sayMissing({ complete, reason, missing }) {

@@ -100,7 +100,10 @@ export const fleet = {
 
 export const announce = {
   landings: (count, place) => (count === 1 ? `Landing: ${place}` : `${count} landings, the latest: ${place}`),
-  notification: "Alien landing!",
+  notification: (count, place) => ({
+    title: count === 1 ? "Alien landing!" : plural(count, "alien landing") + "!",
+    body: count === 1 ? place : `The latest: ${place}`,
+  }),
 };
 
 export const drawer = {
@@ -109,7 +112,8 @@ export const drawer = {
 };
 
 export const notify = {
-  denied: "Your browser does not let this page notify you.",
+  label: "Notify me",
+  denied: "Blocked by the browser",
 };
 
 export function missing({ reason, missing: range }) {

@@ -271,7 +271,7 @@ async fn a_place_is_chosen_on_the_map_or_told_by_the_browser_and_never_finer_tha
     // The next one is somewhere else.
     page.wait_for("#map .spot[hidden]").await;
 
-    page.grant("geolocation").await;
+    page.permit("geolocation", "granted").await;
     let here = json!({"latitude": 52.37312, "longitude": 4.89218, "accuracy": 1});
     page.cdp("Emulation.setGeolocationOverride", here).await;
     page.click("#locate").await;

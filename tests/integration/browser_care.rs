@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::browser::open;
 use crate::support::browser::{Driver, Page};
+use crate::support::client::Client;
 use crate::support::http::get_with;
 use crate::support::until;
 use crate::support::vm::Vm;
@@ -189,6 +190,7 @@ async fn the_page_says_from_the_start_what_it_says_later() {
                '#progress': words.press[first.querySelector('#press').dataset.state],
                '#empty': words.list.loading,
                '#spot': words.spot.none,
+               '#notify': words.notify.label,
                '.leg': words.UNKNOWN,
              };
              return Object.entries(said)
@@ -200,45 +202,122 @@ async fn the_page_says_from_the_start_what_it_says_later() {
     page.close().await;
 }
 
+/// Counts what the page tells instead of telling it, and hides the page where a test wants it.
+const TOLD: &str = "
+    window.told = [];
+    window.whistles = 0;
+    window.phone = false;
+    window.Notification = class {
+      static permission = window.Notification.permission;
+      static requestPermission = async () => Notification.permission;
+      constructor(title, { body, tag }) {
+        if (phone) throw new TypeError('use the worker');
+        told.push([title, body, tag]);
+      }
+    };
+    ServiceWorkerRegistration.prototype.showNotification = async (title, { body, tag }) => told.push([title, body, tag]);
+    const voice = { connect: () => voice, start: () => whistles++, stop() {}, setValueAtTime() {}, exponentialRampToValueAtTime() {} };
+    voice.frequency = voice.gain = voice;
+    window.AudioContext = class {
+      state = 'suspended';
+      createOscillator = () => voice;
+      createGain = () => voice;
+      resume() {
+        if (navigator.userActivation.isActive) this.state = 'running';
+      }
+    };
+    window.hide = (hidden) => Object.defineProperty(document, 'hidden', { configurable: true, get: () => hidden });";
+
+/// A landing at `place`, when the page has heard it: it is told of before the list is drawn.
+async fn land(page: &Page, sender: &mut Client, place: &str) {
+    let id = sender.alert(json!({"place": place})).await;
+    page.wait_for(&format!("#landings li[data-id=\"{id}\"]")).await;
+}
+
 #[tokio::test]
-async fn sound_and_notifications_are_off_until_asked_for() {
+async fn notifications_are_off_until_asked_for_and_many_landings_are_one() {
     let vm = Vm::alone(&[]).await;
     let mut sender = vm.connect().await;
     let driver = Driver::start().await;
     let page = open(&driver, &vm).await;
-    page.run(
-        "window.told = [];
-         window.sounds = 0;
-         window.AudioContext = class { state = 'running'; constructor() { sounds++; } };
-         window.Notification = class {
-           static permission = 'granted';
-           static requestPermission = async () => 'granted';
-           constructor(title, { body }) { told.push(body); }
-         };
-         window.hide = (hidden) => Object.defineProperty(document, 'hidden', { configurable: true, get: () => hidden });
-         hide(true);",
-    )
-    .await;
-    let mut told = async |place: &str| {
-        let id = sender.alert(json!({"place": place})).await;
-        // Told with the event, and the list is drawn after that.
-        page.wait_for(&format!("#landings li[data-id=\"{id}\"]")).await;
-        page.run("return [told, sounds]").await
-    };
-    assert_eq!(told("Not asked for").await, json!([[], 0]));
+    page.permit("notifications", "granted").await;
+    page.run_first(TOLD).await;
+    page.client.refresh().await.unwrap();
+    page.connected().await;
+    page.run("hide(true)").await;
+    land(&page, &mut sender, "Not asked for").await;
     page.click("#notify").await;
     page.wait_for("#notify[aria-pressed=true]").await;
-    assert_eq!(told("Hidden").await, json!([["Hidden"], 0]));
+    for number in 0..10 {
+        land(&page, &mut sender, &format!("Field {number}")).await;
+    }
+    let told = until("the summary", async || {
+        let told = page.run("return told").await;
+        told.as_array().unwrap().last()?[1].as_str()?.ends_with("Field 9").then_some(told)
+    })
+    .await;
+    assert_eq!(told[0], json!(["Alien landing!", "Field 0", "alien-alert"]), "the first one at once");
+    let told = told.as_array().unwrap();
+    assert!(told.len() < 5, "no more often than every three seconds: {told:?}");
+    assert!(told.iter().all(|one| one[2] == "alien-alert"), "one takes the other's place: {told:?}");
+
     page.run("hide(false)").await;
-    assert_eq!(told("Seen").await, json!([["Hidden"], 0]));
+    land(&page, &mut sender, "Seen").await;
+    assert_eq!(page.run("return told.length").await, told.len());
+
+    // It is remembered; a phone wants it by the worker.
+    page.run("return navigator.serviceWorker.ready.then(({ scope }) => scope)").await;
+    page.client.refresh().await.unwrap();
+    page.connected().await;
+    assert_eq!(page.count("#notify[aria-pressed=true]").await, 1);
+    page.run("phone = true; hide(true)").await;
+    land(&page, &mut sender, "On a phone").await;
+    until("the worker", async || (page.run("return told[0]?.[1]").await == "On a phone").then_some(())).await;
+
+    // What the browser no longer allows is not said to be on, nor turned on.
+    page.permit("notifications", "denied").await;
+    page.client.refresh().await.unwrap();
+    page.connected().await;
+    assert_eq!(page.count("#notify[aria-pressed=false]").await, 1);
+    page.click("#notify").await;
+    until("why", async || (page.text("#notify").await == "Blocked by the browser").then_some(())).await;
+    assert_eq!(page.count("#notify[aria-pressed=false]").await, 1);
+    page.close().await;
+}
+
+#[tokio::test]
+async fn sound_is_off_until_asked_for_and_waits_for_no_gesture() {
+    let vm = Vm::alone(&[]).await;
+    let mut sender = vm.connect().await;
+    let driver = Driver::start().await;
+    let page = open(&driver, &vm).await;
+    page.run_first(TOLD).await;
+    page.client.refresh().await.unwrap();
+    page.connected().await;
+    land(&page, &mut sender, "Not asked for").await;
+    assert_eq!(page.run("return whistles").await, 0);
     page.click("#sound").await;
     page.wait_for("#sound[aria-pressed=true]").await;
-    assert_eq!(page.run("return sounds").await, 1);
-    // It is remembered, and can be taken back.
+    land(&page, &mut sender, "Asked for").await;
+    until("a whistle", async || (page.run("return whistles").await == 1).then_some(())).await;
+
+    // After a reload the browser wants a gesture again. What came before it is not heard with it.
     page.client.refresh().await.unwrap();
-    page.wait_for("#notify[aria-pressed=true]").await;
-    page.click("#notify").await;
-    page.wait_for("#notify[aria-pressed=false]").await;
+    page.connected().await;
+    assert_eq!(page.count("#sound[aria-pressed=true]").await, 1);
+    land(&page, &mut sender, "Before").await;
+    page.click("h1").await;
+    // Had a whistle been asked for, its lock would be given before this one.
+    page.run("return navigator.locks.request('after it', () => 0)").await;
+    assert_eq!(page.run("return whistles").await, 0);
+    // It may still be another tab's turn, or this one's of before.
+    until("a whistle again", async || {
+        land(&page, &mut sender, "After").await;
+        (page.run("return whistles").await == 1).then_some(())
+    })
+    .await;
+    page.click("#sound").await;
+    page.wait_for("#sound[aria-pressed=false]").await;
     page.close().await;
 }
 

@@ -204,10 +204,10 @@ impl Page {
         self.cdp("Emulation.setEmulatedMedia", json!({"features": features})).await;
     }
 
-    /// As a person does in the browser's own dialog.
-    pub async fn grant(&self, permission: &str) {
-        let granted = json!({"descriptor": {"name": permission}, "state": "granted"});
-        self.vendor("permissions", &granted).await;
+    /// As a person does in the browser's own dialog: `granted`, or `denied`.
+    pub async fn permit(&self, permission: &str, state: &str) {
+        let choice = json!({"descriptor": {"name": permission}, "state": state});
+        self.vendor("permissions", &choice).await;
     }
 
     /// Presses keys where the focus is.
