@@ -35,6 +35,7 @@ client.on("fleet", ({ instances, more }) => map.showFleet(instances, client.gree
 client.on("refresh-store", sayMissing);
 client.on("state", (state) => state === "connected" && landings.loaded());
 client.events.subscribe((events) => landings.show(events));
+client.events.subscribe(markLandings)();
 client.connect();
 
 // For its offline page only. Its address is below the page's, so the server allows it the whole.
@@ -43,6 +44,11 @@ globalThis.addEventListener("load", () => {
     // A browser may forbid it; nothing else depends on it.
   });
 });
+
+/** Those from before the page was loaded anew; the map shows the newest. */
+function markLandings(events) {
+  for (const event of events) if (event.type === "alert") map.showLanding(event, { live: false });
+}
 
 /** What there is to do once; the list itself shows what the client keeps. */
 function hearLanding(event, { caughtUp }) {

@@ -9,6 +9,7 @@
 
 import { element, foreign, line, paced, setText } from "./dom.js";
 import { placeGiven } from "./map.js";
+import { remember, remembered } from "./storage.js";
 import * as words from "./words.js";
 
 /** Rows of a leaf. */
@@ -19,6 +20,9 @@ const FIRST = 2;
 const AT_A_TIME = 25;
 /** More than the client keeps events. */
 const REMEMBERED = 2_000;
+/** Of these so many outlive a reload of the page: as many as the client keeps events. */
+const STORED = 1_000;
+const STORED_AS = "alien-alert heard";
 /** Regions to choose from: more than there are. */
 const REGIONS = 200;
 
@@ -30,8 +34,8 @@ export class Landings {
   #rows = new Map();
   /** Leaves that are in sight. */
   #inSight = new Set();
-  /** How landings were heard, by the event's id; those from before a reload have none. */
-  #how = new Map();
+  /** How landings were heard, by the event's id. */
+  #how = new Map(heardBefore());
   #events = [];
   #regions = new Set();
   #loading = true;
@@ -61,6 +65,10 @@ export class Landings {
       this.#aging = [...this.#inSight];
       this.#tick();
     }, 1_000);
+    // A page that is left is hidden first.
+    document.addEventListener("visibilitychange", () => {
+      if (document.hidden) remember("sessionStorage", STORED_AS, [...this.#how].slice(-STORED));
+    });
     this.#draw();
   }
 
@@ -171,6 +179,12 @@ export class Landings {
     const after = [...this.#filter.options].slice(1).find(({ text }) => text > option.text);
     this.#filter.add(option, after ?? null);
   }
+}
+
+/** From before the page was loaded anew. */
+function heardBefore() {
+  const stored = remembered("sessionStorage", STORED_AS);
+  return Array.isArray(stored) ? stored : [];
 }
 
 export function regionOf(event) {

@@ -125,3 +125,32 @@ async fn the_list_tells_what_was_caught_up_and_shows_one_region_where_asked() {
     until("all", async || (page.count("#landings li").await == 4).then_some(())).await;
     page.close().await;
 }
+
+#[tokio::test]
+async fn a_reload_of_the_page_loses_no_mark_and_nothing_of_how_landings_came() {
+    let vm = Vm::alone(&[("FLY_REGION", "ams")]).await;
+    let driver = Driver::start().await;
+    let page = open(&driver, &vm).await;
+    page.click("#press").await;
+    page.wait_for("#landings li.own .path").await;
+    page.set_offline(true).await;
+    page.wait_for("#connection[data-state=offline]").await;
+    vm.connect().await.alert(json!({"place": "Missed", "lat": 1.3, "lon": 103.9})).await;
+    page.set_offline(false).await;
+    page.wait_for("#landings li .caught-up").await;
+    until("two marks", async || (page.count("#map .marks .mark").await == 2).then_some(())).await;
+    let marks = "return [...document.querySelectorAll('#map .marks .mark')].map(({ dataset, style }) => [dataset.id, style.left, style.top])";
+    let list = "return [...document.querySelectorAll('#landings li')].map((row) =>
+        [row.className.replace('new', '').trim(), row.querySelector('.details').textContent.replace(/\\d+ s ago/, ''), row.querySelector('.path')?.textContent ?? ''])";
+    let before = (page.run(marks).await, page.run(list).await);
+    let text = before.1.to_string();
+    assert!(text.contains("yours") && text.contains("caught up") && text.contains(" ms"), "{text}");
+
+    page.client.refresh().await.unwrap();
+    page.connected().await;
+    until("the list", async || (page.count("#landings li").await == 2).then_some(())).await;
+    until("the marks", async || (page.count("#map .marks .mark").await == 2).then_some(())).await;
+    assert_eq!((page.run(marks).await, page.run(list).await), before);
+    assert_eq!(page.count("#map .mark.live").await, 0, "nothing old makes waves");
+    page.close().await;
+}
