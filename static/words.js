@@ -1,17 +1,24 @@
 /**
  * All that the page says while it runs, in English. What stands on it from the beginning is in
- * index.html, so that the first paint has it. These two are all there is to translate; what is in both
- * is held to be the same by a test.
+ * index.html, so that the first paint has it; what is in both is held to be the same by a test. Who
+ * translates also wants the cities in regions.js, offline.html and manifest.webmanifest.
  */
 
-import { city } from "./regions.js";
+import { cityOf } from "./regions.js";
 
-const number = new Intl.NumberFormat("en");
+/** Numbers and times are written as in the page's language. */
+export const locale = document.documentElement.lang;
+const numbers = new Intl.NumberFormat(locale);
 
-const plural = (count, one, many = `${one}s`) => `${number.format(count)} ${count === 1 ? one : many}`;
+export const number = (value) => numbers.format(value);
+
+const plural = (count, one, many = `${one}s`) => `${number(count)} ${count === 1 ? one : many}`;
 
 /** What is not known. */
 export const UNKNOWN = "—";
+
+/** The city of a region; a VM that was told none is somebody's own. */
+export const city = (region) => (region === "LOCAL_REGION" ? "this machine" : cityOf(region));
 
 export const connection = {
   connecting: "Connecting…",
@@ -146,7 +153,7 @@ export function coordinates({ lat, lon }) {
 }
 
 export function moment(timestamp) {
-  return new Date(timestamp).toLocaleString("en", { dateStyle: "medium", timeStyle: "medium" });
+  return new Date(timestamp).toLocaleString(locale, { dateStyle: "medium", timeStyle: "medium" });
 }
 
 /** A VM's id may be a long UUID: its beginning tells it apart. */

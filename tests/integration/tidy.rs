@@ -67,3 +67,13 @@ fn every_limit_s_proof_is_there() {
         assert!(code.contains(&format!("fn {name}(")), "{name} is no test");
     }
 }
+
+#[test]
+fn the_page_s_language_is_named_once() {
+    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("static")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "js") {
+            assert!(!read(&path).contains("\"en\""), "{}: it is the page's own `lang`", path.display());
+        }
+    }
+}
