@@ -56,6 +56,8 @@ function hearLanding(event, { caughtUp }) {
   const press = button.hear(event);
   const own = press !== undefined;
   const [from, here] = [regionOf(event), client.greeting?.region];
+  const place = nameOf(event);
+  if (own || !caughtUp) announcer.landing(place, own);
   if (caughtUp) {
     landings.note(event.id, { own, caughtUp });
     return map.showLanding(event, { live: false });
@@ -68,8 +70,6 @@ function hearLanding(event, { caughtUp }) {
   showJourney({ legs, from, to: here, took });
   const between = legs[1] === undefined || legs[2] === undefined ? undefined : legs[1] + legs[2];
   map.showLanding(event, { live: true, own, here, took: between });
-  const place = nameOf(event);
-  announcer.landing(place);
   sound.landing();
   notifier.landing(place);
 }

@@ -41,17 +41,19 @@ class Summary {
   }
 }
 
-/** For the ear. */
+/** For the ear: what the eye sees change all the time, in few words. */
 export class Announcer {
-  #summary = new Summary((count, place) => this.say(announce.landings(count, place)));
+  #landings = new Summary((count, place) => this.say(announce.landings(count, place)));
+  /** What became of presses is not lost among the others'. */
+  #own = new Summary((count, place) => this.say(announce.own(count, place)));
 
   /** At once: what changes rarely. */
   say = (text) => {
     element("announcer").textContent = text;
   };
 
-  landing(place) {
-    this.#summary.add(place);
+  landing(place, own) {
+    (own ? this.#own : this.#landings).add(place);
   }
 }
 

@@ -106,7 +106,8 @@ export const fleet = {
 };
 
 export const announce = {
-  landings: (count, place) => (count === 1 ? `Landing: ${place}` : `${count} landings, the latest: ${place}`),
+  landings: (count, place) => (count === 1 ? `Landing: ${place}` : `${number(count)} landings, the latest: ${place}`),
+  own: (count, place) => `${press.heard}: ${count === 1 ? place : announce.landings(count, place)}`,
   notification: (count, place) => ({
     title: count === 1 ? "Alien landing!" : plural(count, "alien landing") + "!",
     body: count === 1 ? place : `The latest: ${place}`,
