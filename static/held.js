@@ -31,7 +31,7 @@ export class Held {
     return [...this.#presses.values()];
   }
 
-  /**  {Press} press */
+  /** @param {Press} press */
   hold(press) {
     this.#presses.set(press.id, press);
     const [oldest] = this.#presses.values();
