@@ -23,6 +23,8 @@ const REMEMBERED = 2_000;
 /** Of these so many outlive a reload of the page: as many as the client keeps events. */
 const STORED = 1_000;
 const STORED_AS = "alien-alert heard";
+/** Where the browser does not tell which leaves are in sight, all of them count as such. */
+const TELLS_SIGHT = "ContentVisibilityAutoStateChangeEvent" in globalThis;
 /** Regions to choose from: more than there are. */
 const REGIONS = 200;
 
@@ -32,7 +34,7 @@ export class Landings {
   #filter = element("region");
   /** What is on the list, by the event's id. */
   #rows = new Map();
-  /** Leaves that are in sight. */
+  /** Leaves that are in sight, or may be. */
   #inSight = new Set();
   /** How landings were heard, by the event's id. */
   #how = new Map(heardBefore());
@@ -62,6 +64,7 @@ export class Landings {
       this.#showAges(target);
     }, true);
     setInterval(() => {
+      if (this.#aging.length > 0) return;
       this.#aging = [...this.#inSight];
       this.#tick();
     }, 1_000);
@@ -150,7 +153,7 @@ export class Landings {
     for (const rest of [...this.#list.children].slice(FIRST)) {
       if (rest.className) continue;
       rest.className = "rest";
-      this.#inSight.delete(rest);
+      if (TELLS_SIGHT) this.#inSight.delete(rest);
     }
   }
 

@@ -154,3 +154,31 @@ async fn a_reload_of_the_page_loses_no_mark_and_nothing_of_how_landings_came() {
     assert_eq!(page.count("#map .mark.live").await, 0, "nothing old makes waves");
     page.close().await;
 }
+
+#[tokio::test]
+async fn ages_go_on_also_where_the_browser_does_not_tell_what_is_in_sight() {
+    let vm = Vm::alone(&[]).await;
+    let mut sender = vm.connect().await;
+    // They stand in three leaves, of which the last one is out of sight.
+    for number in 0..50 {
+        sender.alert(json!({"place": format!("Field {number}")})).await;
+    }
+    let driver = Driver::start().await;
+    let page = open(&driver, &vm).await;
+    let goes_on = async |row: i32| {
+        until("the list", async || (page.count("#landings li").await == 50).then_some(())).await;
+        let age = format!("return [...document.querySelectorAll('#landings .age')].at({row}).textContent");
+        let before = page.run(&age).await;
+        until("an older landing", async || (page.run(&age).await != before).then_some(())).await;
+    };
+    goes_on(0).await;
+    page.run_first(
+        "delete globalThis.ContentVisibilityAutoStateChangeEvent;
+         addEventListener('contentvisibilityautostatechange', (event) => event.stopImmediatePropagation(), true);",
+    )
+    .await;
+    page.client.refresh().await.unwrap();
+    page.connected().await;
+    goes_on(-1).await;
+    page.close().await;
+}
