@@ -25,6 +25,8 @@ async fn place_of(page: &Page, selector: &str) -> (f64, f64) {
 async fn assert_at(page: &Page, selector: &str, lat: f64, lon: f64) {
     let place = place_of(page, selector).await;
     assert!((place.0 - lat).abs() < CLOSE && (place.1 - lon).abs() < CLOSE, "{selector}: {place:?}");
+    let seen = format!("return getComputedStyle(document.querySelector('{selector}'), '::before').content");
+    assert_eq!(page.run(&seen).await, "\"\"", "{selector} is seen");
 }
 
 async fn size_of(page: &Page, instance: &str) -> f64 {

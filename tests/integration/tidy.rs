@@ -77,3 +77,17 @@ fn the_page_s_language_is_named_once() {
         }
     }
 }
+
+#[test]
+fn every_colour_of_the_page_has_a_name() {
+    let style = read("static/style.css");
+    // They are named in the first blocks, for dark and for light.
+    let (_, rules) = style.split_once("\n* {").unwrap();
+    let words = rules.split('#').skip(1).map(|rest| {
+        rest.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-').next().unwrap_or_default()
+    });
+    let colours: Vec<_> = words
+        .filter(|word| (3..=8).contains(&word.len()) && word.chars().all(|letter| letter.is_ascii_hexdigit()))
+        .collect();
+    assert_eq!(colours, Vec::<&str>::new());
+}
