@@ -200,9 +200,15 @@ export class WorldMap {
     path.setAttribute("d", `M${from.x} ${from.y}${curve}`);
     path.dataset.from = origin;
     path.dataset.to = here;
-    path.addEventListener("animationend", () => path.remove());
+    path.addEventListener("animationend", () => this.#endWay(path));
     this.#lines.append(path);
     this.#ways.push({ node: path, since: performance.now() });
+  }
+
+  /** The time is that of a line, and goes with the last one. */
+  #endWay(path) {
+    path.remove();
+    if (this.#lines.childElementCount === 0) setText(this.#label, "");
   }
 
   #describe() {

@@ -34,6 +34,8 @@ function showConnection({ state, greeting, nextAttempt }, say) {
   setText(element("vm"), state === "connected" ? words.short(greeting.instance) : words.UNKNOWN);
   setText(element("vm-region"), state === "connected" ? words.city(greeting.region) : words.UNKNOWN);
   if (state !== "connected") setText(element("round-trip"), words.UNKNOWN);
+  // What others tell of themselves stays, and says that it is old.
+  element("stale").hidden = state === "connected" || !greeting;
 }
 
 function showFleet(instances, own, more = 0) {

@@ -63,6 +63,10 @@ async fn landings_and_vms_are_at_their_places_and_lights_come_and_go_with_their_
     let mark = format!(".mark[data-id=\"{near}\"]");
     page.wait_for(&mark).await;
     assert_at(&page, &mark, 1.4, 103.8).await;
+    let way = "return document.querySelector('#map .way').textContent";
+    until("the time on the way", async || page.run(way).await.as_str()?.ends_with('s').then_some(())).await;
+    until("no way any more", async || (page.count("#map .lines path").await == 0).then_some(())).await;
+    assert_eq!(page.run(way).await, "", "its time goes with it");
     assert_eq!(
         page.run("return document.querySelector('#map').ariaLabel").await,
         "World map with 3 VMs and 2 landings"
