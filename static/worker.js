@@ -4,7 +4,8 @@
  * says which.
  */
 
-const CACHE = "alien-alert offline 1";
+/** The server puts the version of the page here: with another one this is another worker, and is installed anew. */
+const CACHE = "alien-alert offline {version}";
 const PAGE = "/static/offline.html";
 const KEPT = [PAGE, "/static/offline.css", "/static/icon.svg"];
 
