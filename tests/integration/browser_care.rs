@@ -236,7 +236,7 @@ async fn the_page_says_from_the_start_what_it_says_later() {
 }
 
 /// Counts what the page tells instead of telling it, and hides the page where a test wants it.
-const TOLD: &str = "
+pub const TOLD: &str = "
     window.told = [];
     window.whistles = 0;
     window.phone = false;
