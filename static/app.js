@@ -74,6 +74,7 @@ function hearLanding(event, { caughtUp }) {
   notifier.landing(place);
 }
 
+/** @param {import("./client.js").RefreshStore} refresh */
 function sayMissing({ complete, reason, missing }) {
   if (complete === false && missing) element("missing").textContent = words.missing({ reason, missing });
 }

@@ -58,7 +58,7 @@ export class Landings {
       this.#inSight.clear();
       this.#draw();
     });
-    this.#list.addEventListener("contentvisibilityautostatechange", ({ target, skipped }) => {
+    this.#list.addEventListener("contentvisibilityautostatechange", (/** @type {any} */ { target, skipped }) => {
       if (skipped) return this.#inSight.delete(target);
       this.#inSight.add(target);
       this.#showAges(target);
@@ -169,6 +169,7 @@ export class Landings {
     }
   }
 
+  /** @param {any} leaf */
   #showAges(leaf) {
     for (const row of leaf.children) setText(row.querySelector(".age"), words.age(Number(row.dataset.at)));
   }

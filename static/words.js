@@ -49,7 +49,10 @@ export const takenBackLate = "Taken back: it will not be sent again. It may have
 export const tooLate =
   "Not sent: there was no connection for 2 minutes, and a landing is news only while it is fresh. Press again if it still is.";
 
-/** Why the alarm was refused, by the error's code. */
+/**
+ * Why the alarm was refused, by the error's code.
+ * @param {{code: string, message?: string}} error
+ */
 export function refusal({ code, message }) {
   const why = {
     timeout: "No answer came. Press again: it counts once.",
@@ -80,7 +83,8 @@ export const landing = {
   own: "yours",
   caughtUp: "caught up",
   /** From stop to stop, with the times that are known. */
-  path: (from, to, [up, topic, down, here]) => {
+  path: (from, to, legs) => {
+    const [up, topic, down, here] = legs;
     const leg = (ms) => (ms === undefined ? " → " : ` → ${duration(ms)} → `);
     return `${up === undefined ? "" : `you${leg(up)}`}${from}${leg(topic)}topic${leg(down)}${to}${leg(here)}page`;
   },
