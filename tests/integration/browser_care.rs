@@ -12,6 +12,11 @@ use crate::support::vm::Vm;
 
 /// All of the page as it is sent, in bytes.
 const BUDGET: u64 = 60_000;
+/// Browsers that see the page for the first time.
+const COLD: usize = 5;
+/// Milliseconds that the first paint may come after that of a line of text. On two cores with five times as much
+/// to do as they can, it was 284.
+const COLD_PAINT: f64 = 300.0;
 /// As WebDriver has them.
 const TAB: &str = "\u{E004}";
 const BACK: &str = "\u{E008}\u{E004}";
@@ -170,6 +175,13 @@ async fn the_budgets_are_kept() {
         return observer.takeRecords().map(({ value, sources }) => [value, sources.map(({ node }) => node?.id || node?.nodeName)])";
     assert_eq!(page.run(shift).await, json!([]), "nothing moves while the page comes together");
 
+    let blocking = page
+        .run(
+            "return performance.getEntriesByType('resource')
+               .filter(({ renderBlockingStatus }) => renderBlockingStatus === 'blocking')
+               .map(({ name }) => new URL(name).pathname)",
+        )
+        .await;
     let events = page.network().await;
     let named = |method: &'static str| events.iter().filter(move |event| event["method"] == method);
     let own: Vec<&Value> =
@@ -179,21 +191,31 @@ async fn the_budgets_are_kept() {
         .filter(|event| own.contains(&&event["params"]["requestId"]))
         .filter_map(|event| event["params"]["encodedDataLength"].as_f64())
         .sum();
-    // Noise only adds to the time, so the fastest of some tells what the page needs.
-    let paint = "return performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null";
-    let mut paints = vec![until("first paint", async || page.run(paint).await.as_f64()).await];
-    for _ in 0..5 {
-        page.client.refresh().await.unwrap();
-        paints.push(until("first paint", async || page.run(paint).await.as_f64()).await);
+    page.close().await;
+    // In a browser of its own each time, which knows nothing of the page; how long that browser and this
+    // machine take for a line of text is not the page's.
+    let paint = async |path: &str| {
+        let page = driver.open(&format!("http://127.0.0.1:{}{path}", vm.port)).await;
+        let first = "return performance.getEntriesByName('first-contentful-paint')[0]?.startTime ?? null";
+        let paint = until("first paint", async || page.run(first).await.as_f64()).await;
+        page.close().await;
+        paint
+    };
+    let (mut paints, mut texts) = (Vec::new(), Vec::new());
+    for _ in 0..COLD {
+        texts.push(paint("/health").await);
+        paints.push(paint("/").await);
     }
+    paints.sort_by(f64::total_cmp);
+    texts.sort_by(f64::total_cmp);
     println!(
-        "the page: {requests} requests, {bytes} bytes with their headers, first paint after {paints:.0?} ms"
+        "the page: {requests} requests, {bytes} bytes with their headers, first paint after {paints:.0?} ms, of \
+         a line of text after {texts:.0?} ms"
     );
     assert!(requests <= 25, "{requests} requests");
     assert!(bytes <= BUDGET as f64, "{bytes} bytes");
-    // It runs alone.
-    assert!(paints.iter().any(|paint| *paint <= 100.0), "{paints:?}");
-    page.close().await;
+    assert_eq!(blocking, json!(["/static/style.css"]), "the first paint waits for nothing else");
+    assert!(paints[COLD / 2] - texts[COLD / 2] <= COLD_PAINT, "{paints:?} {texts:?}");
 
     // And what is sent later or on some devices only: icons, worker, offline page.
     let mut all = 0;
@@ -372,7 +394,8 @@ async fn a_screen_reader_hears_a_summary() {
         sender.alert(json!({"place": format!("Field {number}")})).await;
     }
     let last = |said: &Value| said.as_array().unwrap().last().and_then(Value::as_str).map(str::to_owned);
-    until("the summary", async || last(&page.run("return said").await).filter(|said| said.ends_with("9"))).await;
+    until("the summary", async || last(&page.run("return said").await).filter(|said| said.ends_with("9")))
+        .await;
     let said = page.run("return said.splice(0)").await;
     let count = said.as_array().unwrap().len();
     assert!(count < 5 && said[0] == "Landing: Field 0", "{said}");
@@ -380,7 +403,8 @@ async fn a_screen_reader_hears_a_summary() {
 
     // Of a press what became of it, once, whatever the eye sees of its steps.
     page.click("#press").await;
-    until("a receipt", async || page.text("#receipt").await.starts_with("Heard by 2 sockets").then_some(())).await;
+    until("a receipt", async || page.text("#receipt").await.starts_with("Heard by 2 sockets").then_some(()))
+        .await;
     let heard = until("what became of it", async || last(&page.run("return said").await)).await;
     assert!(heard.starts_with("Heard around the world: "), "{heard}");
     assert_eq!(page.run("return said.length").await, 1);
