@@ -1,31 +1,59 @@
 /**
- * Ways to be told that are off until asked for: a sound, and the browser's notification while nobody
- * looks. Any number of tabs may be open, and each hears everything: one of them is enough to tell.
+ * Ways to be told beside what is seen: for a screen reader, and, off until asked for, by a sound and by the
+ * browser's notification while nobody looks. Landings come by the dozen, so each tells of some together.
+ * Any number of tabs may be open, and each hears everything: one of them is enough to tell.
  */
 
-import { element } from "./dom.js";
+import { element, setText } from "./dom.js";
+import { remember, remembered } from "./storage.js";
 import { announce, notify as words } from "./words.js";
 
-/** A screen reader hears of landings at most this often, and a sound is made no more often. */
+/** No way tells more often. */
 const EVERY = 3_000;
 
-/** Landings come by the dozen; the ear hears a summary. */
-export class Announcer {
+/** Tells of a landing at once, and then of all that came meanwhile. */
+class Summary {
+  #tell;
   #count = 0;
   #latest;
+  #resting = false;
+
+  /** @param {(count: number, latest: any) => void} tell */
+  constructor(tell) {
+    this.#tell = tell;
+  }
+
+  add(landing) {
+    this.#count++;
+    this.#latest = landing;
+    if (!this.#resting) this.#now();
+  }
+
+  #now() {
+    this.#resting = true;
+    setTimeout(() => {
+      this.#resting = false;
+      if (this.#count > 0) this.#now();
+    }, EVERY);
+    const count = this.#count;
+    this.#count = 0;
+    this.#tell(count, this.#latest);
+  }
+}
+
+/** For the ear: what the eye sees change all the time, in few words. */
+export class Announcer {
+  #landings = new Summary((count, place) => this.say(announce.landings(count, place)));
+  /** What became of presses is not lost among the others'. */
+  #own = new Summary((count, place) => this.say(announce.own(count, place)));
 
   /** At once: what changes rarely. */
   say = (text) => {
     element("announcer").textContent = text;
   };
 
-  landing(place) {
-    this.#latest = place;
-    if (this.#count++ > 0) return;
-    setTimeout(() => {
-      this.say(announce.landings(this.#count, this.#latest));
-      this.#count = 0;
-    }, EVERY);
+  landing(place, own) {
+    (own ? this.#own : this.#landings).add(place);
   }
 }
 
@@ -34,15 +62,20 @@ export class Sound {
   #audio;
   #switch = new Switch("sound", () => this.#prepare());
 
+  constructor() {
+    // A browser lets a page sound after a gesture only, and after a reload it wants another one.
+    for (const gesture of ["click", "keydown"]) addEventListener(gesture, () => this.#switch.on && this.#prepare());
+  }
+
   landing() {
-    if (!this.#switch.on || !this.#prepare()) return;
+    // A whistle that had to wait would come with all others at the first gesture, and keep other tabs silent.
+    if (!this.#switch.on || this.#audio?.state !== "running") return;
     once("alien-alert sound", () => this.#whistle());
   }
 
-  /** A browser lets a page sound after a gesture only; before the first one it stays silent. */
   #prepare() {
     this.#audio ??= new AudioContext();
-    if (this.#audio.state === "suspended") this.#audio.resume();
+    if (this.#audio.state !== "running") this.#audio.resume();
     return true;
   }
 
@@ -61,49 +94,70 @@ export class Sound {
 
 /** The browser's own notification, while the page is hidden. */
 export class Notifier {
-  #switch = new Switch("notify", () => this.#permit());
+  #say;
+  #summary = new Summary((count, place) => this.#show(announce.notification(count, place)));
+  #switch = new Switch("notify", () => this.#permit(), isPermitted);
 
-  constructor() {
+  /** @param {(text: string) => void} say tells the ear of a refusal */
+  constructor(say) {
+    this.#say = say;
     element("notify").hidden = !("Notification" in globalThis);
   }
 
-  landing({ id }, place) {
-    if (!this.#switch.on || !document.hidden || Notification.permission !== "granted") return;
+  landing(place) {
+    if (this.#switch.on && document.hidden && isPermitted()) this.#summary.add(place);
+  }
+
+  #show({ title, body }) {
+    // Somebody looks meanwhile.
+    if (!document.hidden) return;
+    // One at a time, whichever tab tells it; a later landing is news all the same.
+    const options = { body, tag: "alien-alert", renotify: true, icon: "/static/icon-192.png" };
     try {
-      // Tabs that tell of the same landing replace one another's.
-      const shown = new Notification(announce.notification, { body: place, tag: id, icon: "/static/icon-192.png" });
+      const shown = new Notification(title, options);
       shown.onclick = () => {
         globalThis.focus();
         shown.close();
       };
     } catch {
-      // Phones want it from a service worker, which would have to hear landings by itself.
+      // Phones want it by the service worker, which hears of the click as well; where there is none, so be it.
+      const worker = navigator.serviceWorker?.getRegistration();
+      worker?.then((registration) => registration?.showNotification(title, options)).catch(() => {});
     }
   }
 
   async #permit() {
-    if ((await Notification.requestPermission()) === "granted") return true;
-    element("message").textContent = words.denied;
-    return false;
+    const permitted = (await Notification.requestPermission()) === "granted";
+    setText(element("notify"), permitted ? words.label : words.denied);
+    if (!permitted) this.#say(words.denied);
+    return permitted;
   }
+}
+
+/** It may be taken back at any time, in the browser's own settings. */
+function isPermitted() {
+  return globalThis.Notification?.permission === "granted";
 }
 
 /** A button that is on or off, and stays so over visits. */
 class Switch {
   on = false;
 
-  /** @param turningOn what must be so for it to be on */
-  constructor(id, turningOn) {
+  /**
+   * @param {() => unknown} turningOn what must be true for it to be turned on
+   * @param {() => boolean} staysOn and for it to be on at the next visit
+   */
+  constructor(id, turningOn, staysOn = () => true) {
     const button = element(id);
     const name = `alien-alert ${id}`;
     const show = (on) => {
       this.on = on;
       button.setAttribute("aria-pressed", String(on));
     };
-    show(remembered(name) === "on");
+    show(remembered("localStorage", name) === true && staysOn());
     button.addEventListener("click", async () => {
       show(!this.on && (await turningOn()) === true);
-      remember(name, this.on ? "on" : "off");
+      remember("localStorage", name, this.on);
     });
   }
 }
@@ -117,21 +171,4 @@ function once(name, act) {
     act();
     return new Promise((free) => setTimeout(free, EVERY));
   });
-}
-
-/** A browser may forbid even to look. */
-function remembered(name) {
-  try {
-    return localStorage.getItem(name);
-  } catch {
-    return undefined;
-  }
-}
-
-function remember(name, value) {
-  try {
-    localStorage.setItem(name, value);
-  } catch {
-    // It lasts as long as the page.
-  }
 }

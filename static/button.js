@@ -2,13 +2,14 @@
  * The red button: what becomes of a press, step by step, and what happens to one that can't go out.
  *
  * A press without a connection is held back and goes out by itself when there is one in time; a second
- * press takes it back. So does one whose connection broke before the answer: it keeps its id, so the server
- * counts it once, whatever became of it.
+ * press takes it back. So does each one whose connection broke before the answer: it keeps its id, so the
+ * server counts it once, whatever became of it. One that the server did not confirm may be heard all the
+ * same, and is known by its id then.
  */
 
 import { element, oncePerFrame, setText } from "./dom.js";
 import { randomId } from "./client.js";
-import { Held } from "./held.js";
+import { HELD_FOR, Held } from "./held.js";
 import * as words from "./words.js";
 
 /** The way of a press; each is seen in its own light below the button. */
@@ -16,17 +17,20 @@ const STEPS = ["pressed", "sent", "confirmed", "heard"];
 /** Presses remembered, to know an own landing by its id. */
 const REMEMBERED = 100;
 
+/** @typedef {import("./held.js").Press & {began?: number, isOut?: boolean}} Press `began` is as `sentAt`, by
+ *   the clock that nobody sets; it is out when it was confirmed or heard */
+
 export class Button {
   #client;
   #form;
   #button = element("press");
-  /** By the event's id: when it was pressed, by both of the page's clocks. */
-  #pressed = new Map();
+  /** Those that were sent and not heard yet, by their ids. @type {Map<string, Press>} */
+  #own = new Map();
   /** The press that the page tells of. */
   #latest;
   /** What goes out with the next connection. */
-  #held = new Held((alarm) => this.#giveUp(alarm));
-  /** One that was not confirmed: pressing again sends the same event. */
+  #held = new Held((press) => this.#giveUp(press));
+  /** One that was not confirmed, and until when pressing again sends the same event. */
   #unconfirmed;
   /** Each step is to be seen, however fast the next one is: for a frame at least. */
   #advance = oncePerFrame(() => {
@@ -43,58 +47,81 @@ export class Button {
     this.#button.addEventListener("click", () => this.#press());
     client.on("state", () => this.#showConnection());
     client.on("receipt", (receipt) => this.#showReceipt(receipt));
+    // From before the page was loaded anew.
+    for (const press of this.#held.presses) this.#own.set(press.id, press);
+    if (this.#held.presses.length) this.#showHeld();
   }
 
-  /** Takes note of a landing: when it was pressed here, or nothing where it is not one's own. */
+  /** Takes note of a landing: the press that it comes of, or nothing where it is not one's own. */
   hear({ id }) {
-    const pressed = this.#pressed.get(id);
-    this.#pressed.delete(id);
-    if (pressed && this.#held.alarm?.id === id) {
-      // It was out before the connection broke.
-      this.#held.drop();
+    const press = this.#own.get(id);
+    if (!press) return undefined;
+    this.#own.delete(id);
+    this.#goneOut(press);
+    const doubted = this.#unconfirmed?.press.id === id;
+    if (doubted) this.#unconfirmed = undefined;
+    const wasHeld = this.#held.drop(id);
+    if ((doubted || wasHeld) && this.#held.presses.length === 0) {
       this.#say("");
       this.#show("heard");
     }
     this.#reach("heard", id);
-    return pressed;
+    return press;
   }
 
   #press() {
-    if (this.#held.alarm) {
-      this.#held.drop();
-      this.#show("offline");
-      return this.#say(words.takenBack);
-    }
+    if (this.#held.presses.length) return this.#takeBack();
     const { data, problem } = this.#form.read();
     if (problem) return this.#say(problem);
     this.#say("");
-    const same = this.#unconfirmed && JSON.stringify(this.#unconfirmed.data) === JSON.stringify(data);
-    const id = same ? this.#unconfirmed.id : randomId();
-    this.#unconfirmed = undefined;
-    const alarm = { id, data, at: Date.now() };
-    if (this.#client.state === "connected") this.#send(alarm);
-    else this.#hold(alarm, words.heldBack);
+    const press = this.#pressOf(data);
+    if (this.#client.state === "connected") this.#send(press);
+    else this.#hold(press);
   }
 
-  #hold(alarm, why) {
-    this.#held.hold(alarm, alarm.at);
+  /** A new one, or once more the one that was not confirmed. */
+  #pressOf(data) {
+    const at = Date.now();
+    const { press: before, until } = this.#unconfirmed ?? {};
+    this.#unconfirmed = undefined;
+    const again = before && at < until && JSON.stringify(before.data) === JSON.stringify(data);
+    return again ? { id: before.id, data, at, sentAt: before.sentAt } : { id: randomId(), data, at };
+  }
+
+  #takeBack() {
+    const taken = this.#held.take();
+    // Its time was over just now, and that was said.
+    if (!taken.length) return;
+    this.#show("offline");
+    this.#say(taken.some(({ sentAt }) => sentAt) ? words.takenBackLate : words.takenBack);
+  }
+
+  #hold(press) {
+    this.#held.hold(press);
+    this.#showHeld();
+  }
+
+  #showHeld() {
     this.#show("held");
-    this.#say(why);
+    this.#say(this.#held.presses.some(({ sentAt }) => sentAt) ? words.heldAgain : words.heldBack);
   }
 
   /** Its time is over. One that went out and was not answered may have been heard. */
-  #giveUp(alarm) {
-    const wasSent = this.#pressed.delete(alarm.id);
-    if (wasSent) this.#unconfirmed = alarm;
-    this.#show("refused");
-    this.#say(wasSent ? words.refusal({ code: "timeout" }) : words.tooLate);
+  #giveUp(press) {
+    if (press.sentAt) this.#doubt(press);
+    // The last one tells.
+    if (this.#held.presses.length) return;
+    this.#show(press.sentAt ? "unconfirmed" : "refused");
+    this.#say(press.sentAt ? words.refusal({ code: "timeout" }) : words.tooLate);
   }
 
-  async #send(alarm) {
-    const { id, data } = alarm;
-    this.#latest = { id, began: performance.now(), reached: 0, shown: 0, sockets: 0 };
-    this.#pressed.set(id, { at: Date.now(), began: this.#latest.began });
-    if (this.#pressed.size > REMEMBERED) this.#pressed.delete(this.#pressed.keys().next().value);
+  async #send(press) {
+    const { id, data } = press;
+    press.sentAt = Date.now();
+    press.began = performance.now();
+    this.#own.set(id, press);
+    if (this.#own.size > REMEMBERED) this.#own.delete(this.#own.keys().next().value);
+    this.#latest = { id, began: press.began, reached: 0, shown: 0, sockets: 0 };
     setText(element("receipt"), "");
     for (const step of STEPS) this.#light(step, "");
     this.#show("pressed");
@@ -104,22 +131,33 @@ export class Button {
       this.#reach("sent", id);
       await answer;
       this.#reach("confirmed", id);
-      this.#form.sent(data);
+      this.#goneOut(press);
     } catch (error) {
-      this.#fail(error, alarm);
+      this.#fail(error, press);
     }
   }
 
-  #fail(error, alarm) {
-    // The event itself came back: it is out.
-    if (!this.#pressed.has(alarm.id)) return;
-    const isLatest = this.#latest?.id === alarm.id;
+  /** It is out for certain: what was told along is not told again. */
+  #goneOut(press) {
+    if (!press.isOut) this.#form.sent(press.data);
+    press.isOut = true;
+  }
+
+  #fail(error, press) {
+    // The event itself came back before its answer was lost.
+    if (press.isOut) return;
+    const isLatest = this.#latest?.id === press.id;
     if (isLatest) this.#latest = undefined;
-    if (isLatest && error.code === "disconnected") return this.#hold(alarm, words.heldAgain);
-    this.#pressed.delete(alarm.id);
-    if (error.retry) this.#unconfirmed = alarm;
-    if (isLatest) this.#show("refused");
+    if (error.code === "disconnected") return this.#hold(press);
+    if (error.retry) this.#doubt(press);
+    else this.#own.delete(press.id);
+    const unknown = error.code === "timeout" || error.code === "unavailable";
+    if (isLatest) this.#show(unknown ? "unconfirmed" : "refused");
     this.#say(words.refusal(error));
+  }
+
+  #doubt(press) {
+    this.#unconfirmed = { press, until: Date.now() + HELD_FOR };
   }
 
   /** Forwards only: the event itself may be faster than its confirmation. */
@@ -148,9 +186,9 @@ export class Button {
     const state = this.#button.dataset.state;
     if (this.#client.state === "connected") {
       const held = this.#held.take();
-      if (held) {
+      if (held.length) {
         this.#say("");
-        this.#send(held);
+        for (const press of held) this.#send(press);
       } else if (state === "offline") this.#show("idle");
     } else if (!["held", "pressed", "sent"].includes(state)) this.#show("offline");
   }

@@ -107,6 +107,8 @@ export class AlienClient {
   #watchdog;
   #heard = 0;
   #wanted = false;
+  /** Ends what listens to the page, which would keep a closed client in memory. @type {AbortController | undefined} */
+  #listening;
 
   /** @type {"closed" | "connecting" | "connected" | "waiting" | "offline"} */
   state = "closed";
@@ -138,23 +140,18 @@ export class AlienClient {
     if (typeof token !== "function") this.#restore(storedAs(url, token));
     [this.events, this.#showKept] = store([...this.#kept]);
     [this.status, this.#showState] = store(this.state);
-    globalThis.addEventListener?.("online", () => this.#hurry());
-    // A dead socket would look open for long. If the browser is wrong, the next attempt tells.
-    globalThis.addEventListener?.("offline", () => this.#wanted && this.#lost());
-    globalThis.addEventListener?.("pagehide", () => this.#store());
-    // A phone may end a hidden page without a further word.
-    const looked = () => (document.hidden ? this.#store() : this.#hurry());
-    globalThis.document?.addEventListener("visibilitychange", looked);
   }
 
   /** Opens the connection and keeps it open until `close`. */
   connect() {
+    if (!this.#wanted) this.#listen();
     this.#wanted = true;
     if (!this.#socket && !this.#asking) this.#open();
   }
 
   close() {
     this.#wanted = false;
+    this.#listening?.abort();
     this.#drop();
     this.#become("closed");
     this.#store();
@@ -257,6 +254,19 @@ export class AlienClient {
       this.#waiting.set(id, { resolve, refuse, timer, socket: this.#socket });
       this.#send({ type, id, ...more, data });
     });
+  }
+
+  /** What the browser tells of the network and the page, until `close`. */
+  #listen() {
+    this.#listening = new AbortController();
+    const { signal } = this.#listening;
+    globalThis.addEventListener?.("online", () => this.#hurry(), { signal });
+    // A dead socket would look open for long. If the browser is wrong, the next attempt tells.
+    globalThis.addEventListener?.("offline", () => this.#lost(), { signal });
+    globalThis.addEventListener?.("pagehide", () => this.#store(), { signal });
+    // A phone may end a hidden page without a further word.
+    const looked = () => (document.hidden ? this.#store() : this.#hurry());
+    globalThis.document?.addEventListener("visibilitychange", looked, { signal });
   }
 
   #open() {

@@ -1,5 +1,6 @@
 /** What every part of the page does with the document. All text goes in as text, never as markup. */
 
+/** @returns {any} who asks knows what kind of element it is */
 export const element = (id) => document.getElementById(id);
 
 /** An element with text in it. */

@@ -1,12 +1,12 @@
 /** "What just happened": the frames themselves, as they are on the wire, for who wants to understand. */
 
 import { element, line, paced } from "./dom.js";
-import { drawer as words } from "./words.js";
+import { locale, drawer as words } from "./words.js";
 
 const FRAMES = 50;
 /** Characters of a frame: a catch-up may be megabytes. */
 const LENGTH = 1_000;
-const time = new Intl.DateTimeFormat("en", {
+const time = new Intl.DateTimeFormat(locale, {
   hour12: false,
   hour: "2-digit",
   minute: "2-digit",

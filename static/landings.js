@@ -9,6 +9,7 @@
 
 import { element, foreign, line, paced, setText } from "./dom.js";
 import { placeGiven } from "./map.js";
+import { remember, remembered } from "./storage.js";
 import * as words from "./words.js";
 
 /** Rows of a leaf. */
@@ -19,6 +20,11 @@ const FIRST = 2;
 const AT_A_TIME = 25;
 /** More than the client keeps events. */
 const REMEMBERED = 2_000;
+/** Of these so many outlive a reload of the page: as many as the client keeps events. */
+const STORED = 1_000;
+const STORED_AS = "alien-alert heard";
+/** Where the browser does not tell which leaves are in sight, all of them count as such. */
+const TELLS_SIGHT = "ContentVisibilityAutoStateChangeEvent" in globalThis;
 /** Regions to choose from: more than there are. */
 const REGIONS = 200;
 
@@ -28,10 +34,10 @@ export class Landings {
   #filter = element("region");
   /** What is on the list, by the event's id. */
   #rows = new Map();
-  /** Leaves that are in sight. */
+  /** Leaves that are in sight, or may be. */
   #inSight = new Set();
-  /** How landings were heard, by the event's id; those from before a reload have none. */
-  #how = new Map();
+  /** How landings were heard, by the event's id. */
+  #how = new Map(heardBefore());
   #events = [];
   #regions = new Set();
   #loading = true;
@@ -52,15 +58,20 @@ export class Landings {
       this.#inSight.clear();
       this.#draw();
     });
-    this.#list.addEventListener("contentvisibilityautostatechange", ({ target, skipped }) => {
+    this.#list.addEventListener("contentvisibilityautostatechange", (/** @type {any} */ { target, skipped }) => {
       if (skipped) return this.#inSight.delete(target);
       this.#inSight.add(target);
       this.#showAges(target);
     }, true);
     setInterval(() => {
+      if (this.#aging.length > 0) return;
       this.#aging = [...this.#inSight];
       this.#tick();
     }, 1_000);
+    // A page that is left is hidden first.
+    document.addEventListener("visibilitychange", () => {
+      if (document.hidden) remember("sessionStorage", STORED_AS, [...this.#how].slice(-STORED));
+    });
     this.#draw();
   }
 
@@ -142,7 +153,7 @@ export class Landings {
     for (const rest of [...this.#list.children].slice(FIRST)) {
       if (rest.className) continue;
       rest.className = "rest";
-      this.#inSight.delete(rest);
+      if (TELLS_SIGHT) this.#inSight.delete(rest);
     }
   }
 
@@ -158,6 +169,7 @@ export class Landings {
     }
   }
 
+  /** @param {any} leaf */
   #showAges(leaf) {
     for (const row of leaf.children) setText(row.querySelector(".age"), words.age(Number(row.dataset.at)));
   }
@@ -171,6 +183,12 @@ export class Landings {
     const after = [...this.#filter.options].slice(1).find(({ text }) => text > option.text);
     this.#filter.add(option, after ?? null);
   }
+}
+
+/** From before the page was loaded anew. */
+function heardBefore() {
+  const stored = remembered("sessionStorage", STORED_AS);
+  return Array.isArray(stored) ? stored : [];
 }
 
 export function regionOf(event) {

@@ -27,9 +27,6 @@ const LIGHTS = 500;
 const EAST = 0.9;
 /** How long a light fades. */
 const FADING = 4_000;
-/** A beacon that is so much older than the newest, for each VM: theirs come more rarely in a large fleet. */
-const QUIET = 40_000;
-const QUIET_EACH = 3_000;
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -109,11 +106,9 @@ export class WorldMap {
    * @param {number} [more] VMs that are not among these
    */
   showFleet(instances, own, more = 0) {
-    const newest = Math.max(...instances.map(({ lastSeen }) => lastSeen));
-    const patience = Math.max(QUIET, QUIET_EACH * (instances.length + more));
     const regions = new Map();
     const alive = new Set();
-    for (const { instance, region, clients, lastSeen } of instances.slice(0, LIGHTS)) {
+    for (const { instance, region, clients } of instances.slice(0, LIGHTS)) {
       const place = placeOfRegion(region);
       if (!place) continue;
       alive.add(instance);
@@ -127,7 +122,6 @@ export class WorldMap {
       // One's own machine needs no name, and neighbours have it already.
       setText(light, neighbours || region.length !== 3 ? "" : region);
       light.classList.toggle("here", instance === own);
-      light.classList.toggle("quiet", newest - lastSeen > patience);
     }
     for (const [instance, light] of this.#lit) if (!alive.has(instance)) this.#fade(instance, light);
     this.#vms = instances.length + more;
@@ -206,9 +200,15 @@ export class WorldMap {
     path.setAttribute("d", `M${from.x} ${from.y}${curve}`);
     path.dataset.from = origin;
     path.dataset.to = here;
-    path.addEventListener("animationend", () => path.remove());
+    path.addEventListener("animationend", () => this.#endWay(path));
     this.#lines.append(path);
     this.#ways.push({ node: path, since: performance.now() });
+  }
+
+  /** The time is that of a line, and goes with the last one. */
+  #endWay(path) {
+    path.remove();
+    if (this.#lines.childElementCount === 0) setText(this.#label, "");
   }
 
   #describe() {

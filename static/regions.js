@@ -3,8 +3,8 @@
  * regions` and https://fly.io/docs/reference/regions/, with the codes of former regions kept; the places
  * are the cities', to a tenth of a degree.
  *
- * A VM that was told no region is somebody's own machine. It stands at Roswell, New Mexico, where
- * landings began: on the map it needs a place, and there is none to know.
+ * A VM that was told no region is somebody's own machine, which words.js has a name for. It stands at
+ * Roswell, New Mexico, where landings began: on the map it needs a place, and there is none to know.
  */
 
 /** City, latitude, longitude. */
@@ -44,14 +44,14 @@ const REGIONS = {
   waw: ["Warsaw", 52.2, 21],
   yul: ["Montreal", 45.5, -73.6],
   yyz: ["Toronto", 43.7, -79.4],
-  LOCAL_REGION: ["this machine", 33.4, -104.5],
+  LOCAL_REGION: [undefined, 33.4, -104.5],
 };
 
 /** Only its own: a code may be any word, `constructor` too. */
 const known = (region) => (Object.hasOwn(REGIONS, region) ? REGIONS[region] : undefined);
 
 /** The city of a region, or what there is to say of a code that is none of Fly's. */
-export function city(region) {
+export function cityOf(region) {
   return known(region)?.[0] ?? String(region);
 }
 

@@ -1,7 +1,6 @@
 /** How it is doing: the connection, the VM at its other end, and all the VMs there are. */
 
 import { element, line, setText } from "./dom.js";
-import { city } from "./regions.js";
 import * as words from "./words.js";
 
 /** Rows in the list: a fleet may be larger, and the map shows more of it. */
@@ -33,8 +32,10 @@ function showConnection({ state, greeting, nextAttempt }, say) {
   }
   setText(connection, text);
   setText(element("vm"), state === "connected" ? words.short(greeting.instance) : words.UNKNOWN);
-  setText(element("vm-region"), state === "connected" ? city(greeting.region) : words.UNKNOWN);
+  setText(element("vm-region"), state === "connected" ? words.city(greeting.region) : words.UNKNOWN);
   if (state !== "connected") setText(element("round-trip"), words.UNKNOWN);
+  // What others tell of themselves stays, and says that it is old.
+  element("stale").hidden = state === "connected" || !greeting;
 }
 
 function showFleet(instances, own, more = 0) {
@@ -42,8 +43,8 @@ function showFleet(instances, own, more = 0) {
   setText(element("round-trip"), words.duration(ours?.roundTripMs ?? undefined));
   const sockets = instances.reduce((sum, { clients }) => sum + clients, 0);
   // Those of VMs that are only counted are not told.
-  setText(element("sockets"), sockets.toLocaleString("en") + (more ? "+" : ""));
-  setText(element("vms"), (instances.length + more).toLocaleString("en"));
+  setText(element("sockets"), words.number(sockets) + (more ? "+" : ""));
+  setText(element("vms"), words.number(instances.length + more));
   // Rows are used again: most of a fleet is as it was.
   const rows = element("fleet");
   const shown = instances.slice(0, ROWS);
@@ -66,6 +67,6 @@ function fill(item, { instance, region, clients, roundTripMs }, here) {
     roundTripMs != null && words.fleet.roundTrip(roundTripMs),
     here && words.fleet.here,
   ];
-  setText(item.firstChild, city(region));
+  setText(item.firstChild, words.city(region));
   setText(item.lastChild, facts.filter(Boolean).join(" · "));
 }

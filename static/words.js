@@ -1,17 +1,24 @@
 /**
  * All that the page says while it runs, in English. What stands on it from the beginning is in
- * index.html, so that the first paint has it. These two are all there is to translate; what is in both
- * is held to be the same by a test.
+ * index.html, so that the first paint has it; what is in both is held to be the same by a test. Who
+ * translates also wants the cities in regions.js, offline.html and manifest.webmanifest.
  */
 
-import { city } from "./regions.js";
+import { cityOf } from "./regions.js";
 
-const number = new Intl.NumberFormat("en");
+/** Numbers and times are written as in the page's language. */
+export const locale = document.documentElement.lang;
+const numbers = new Intl.NumberFormat(locale);
 
-const plural = (count, one, many = `${one}s`) => `${number.format(count)} ${count === 1 ? one : many}`;
+export const number = (value) => numbers.format(value);
+
+const plural = (count, one, many = `${one}s`) => `${number(count)} ${count === 1 ? one : many}`;
 
 /** What is not known. */
 export const UNKNOWN = "—";
+
+/** The city of a region; a VM that was told none is somebody's own. */
+export const city = (region) => (region === "LOCAL_REGION" ? "this machine" : cityOf(region));
 
 export const connection = {
   connecting: "Connecting…",
@@ -30,26 +37,29 @@ export const press = {
   confirmed: "On its way to everyone",
   heard: "Heard around the world",
   refused: "Not sent",
+  unconfirmed: "Not confirmed",
 };
 
 export const heldBack =
   "Held back: there is no connection. It goes out by itself if there is one within 2 minutes. Press again to take it back.";
 export const heldAgain =
-  "The connection broke before the answer. It goes out again by itself within 2 minutes, and counts once. Press again to take it back.";
+  "The connection broke before the answer. What was pressed goes out again by itself within 2 minutes, and counts once. Press again to take it back.";
 export const takenBack = "Taken back: nothing was sent.";
+export const takenBackLate = "Taken back: it will not be sent again. It may have been heard.";
 export const tooLate =
   "Not sent: there was no connection for 2 minutes, and a landing is news only while it is fresh. Press again if it still is.";
 
-/** Why the alarm was refused, by the error's code. */
+/**
+ * Why the alarm was refused, by the error's code.
+ * @param {{code: string, message?: string}} error
+ */
 export function refusal({ code, message }) {
   const why = {
-    disconnected: "The connection broke before the answer. Press again: it counts once.",
     timeout: "No answer came. Press again: it counts once.",
     unavailable: "The alarm could not be passed on just now. Press again in a moment.",
     rate_limited: "That was a lot of landings. Wait a second and press again.",
     forbidden: "You may not raise the alarm here.",
     invalid_field: `The server can't take what was typed: ${message}`,
-    too_large: "That was too long. Shorten it and press again.",
   };
   return Object.hasOwn(why, code) ? why[code] : `Refused: ${message}`;
 }
@@ -73,7 +83,8 @@ export const landing = {
   own: "yours",
   caughtUp: "caught up",
   /** From stop to stop, with the times that are known. */
-  path: (from, to, [up, topic, down, here]) => {
+  path: (from, to, legs) => {
+    const [up, topic, down, here] = legs;
     const leg = (ms) => (ms === undefined ? " → " : ` → ${duration(ms)} → `);
     return `${up === undefined ? "" : `you${leg(up)}`}${from}${leg(topic)}topic${leg(down)}${to}${leg(here)}page`;
   },
@@ -99,8 +110,12 @@ export const fleet = {
 };
 
 export const announce = {
-  landings: (count, place) => (count === 1 ? `Landing: ${place}` : `${count} landings, the latest: ${place}`),
-  notification: "Alien landing!",
+  landings: (count, place) => (count === 1 ? `Landing: ${place}` : `${number(count)} landings, the latest: ${place}`),
+  own: (count, place) => `${press.heard}: ${count === 1 ? place : announce.landings(count, place)}`,
+  notification: (count, place) => ({
+    title: count === 1 ? "Alien landing!" : plural(count, "alien landing") + "!",
+    body: count === 1 ? place : `The latest: ${place}`,
+  }),
 };
 
 export const drawer = {
@@ -109,7 +124,8 @@ export const drawer = {
 };
 
 export const notify = {
-  denied: "Your browser does not let this page notify you.",
+  label: "Notify me",
+  denied: "Blocked by the browser",
 };
 
 export function missing({ reason, missing: range }) {
@@ -142,7 +158,7 @@ export function coordinates({ lat, lon }) {
 }
 
 export function moment(timestamp) {
-  return new Date(timestamp).toLocaleString("en", { dateStyle: "medium", timeStyle: "medium" });
+  return new Date(timestamp).toLocaleString(locale, { dateStyle: "medium", timeStyle: "medium" });
 }
 
 /** A VM's id may be a long UUID: its beginning tells it apart. */

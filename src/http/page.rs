@@ -25,6 +25,9 @@ struct Documents;
 
 /// The service worker, which may stand in for the page when no VM can be reached.
 const WORKER: &str = "/static/worker.js";
+/// Stands in it for the version of the page. A browser keeps a worker, and the offline page with it, until the
+/// worker itself is another one.
+const VERSION: &str = "{version}";
 
 /// One file, ready to be sent.
 struct Asset {
@@ -36,27 +39,38 @@ struct Asset {
 
 /// By path. Compressed when first asked for, so that a start does not wait for it.
 static ASSETS: LazyLock<HashMap<String, Asset>> = LazyLock::new(|| {
-    let files = Files::iter().filter_map(|name| {
-        let path = if name == "index.html" { "/".into() } else { format!("/static/{name}") };
-        Some((path, Files::get(&name)?))
-    });
+    let files: Vec<_> = Files::iter()
+        .filter_map(|name| {
+            let path = if name == "index.html" { "/".into() } else { format!("/static/{name}") };
+            Some((path, Files::get(&name)?))
+        })
+        .collect();
+    let version = version(files.iter().map(|(_, file)| file.metadata.sha256_hash()));
     let documents = Documents::iter().filter_map(|name| Some((format!("/{name}"), Documents::get(&name)?)));
-    let assets = files.chain(documents).map(|(path, file)| {
-        let hash = file.metadata.sha256_hash();
-        let etag = hash[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        let plain = Bytes::from(file.data.into_owned());
-        let asset = Asset {
-            content_type: content_type(&path),
-            // Weak: the same for both encodings.
-            etag: HeaderValue::try_from(format!("W/\"{etag}\""))
-                .unwrap_or(HeaderValue::from_static("W/\"\"")),
-            zipped: zip(&plain),
-            plain,
+    let assets = files.into_iter().chain(documents).map(|(path, file)| {
+        let asset = if path == WORKER {
+            let text = String::from_utf8_lossy(&file.data).replace(VERSION, &version);
+            Asset::new(&path, &version, text.into())
+        } else {
+            Asset::new(&path, &hex(&file.metadata.sha256_hash()), file.data.into_owned().into())
         };
         (path, asset)
     });
     assets.collect()
 });
+
+/// Of all files together: it differs where any of them does.
+fn version(hashes: impl Iterator<Item = [u8; 32]>) -> String {
+    let mut all = [0; 32];
+    for hash in hashes {
+        all.iter_mut().zip(hash).for_each(|(sum, byte)| *sum ^= byte);
+    }
+    hex(&all)
+}
+
+fn hex(hash: &[u8; 32]) -> String {
+    hash[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 pub fn routes() -> BoxedFilter<(Response,)> {
     warp::get()
@@ -77,6 +91,17 @@ pub fn routes() -> BoxedFilter<(Response,)> {
 }
 
 impl Asset {
+    fn new(path: &str, version: &str, plain: Bytes) -> Self {
+        Self {
+            content_type: content_type(path),
+            // Weak: the same for both encodings.
+            etag: HeaderValue::try_from(format!("W/\"{version}\""))
+                .unwrap_or(HeaderValue::from_static("W/\"\"")),
+            zipped: zip(&plain),
+            plain,
+        }
+    }
+
     fn reply(&self, headers: &HeaderMap) -> Response {
         let known = headers.get_all(header::IF_NONE_MATCH).into_iter().filter_map(|tags| tags.to_str().ok());
         let unchanged =
@@ -153,6 +178,15 @@ mod tests {
             headers.insert(header::ACCEPT_ENCODING, value.parse().unwrap());
             assert_eq!(accepts_gzip(&headers), accepted, "{value}");
         }
+    }
+
+    #[test]
+    fn the_worker_is_another_one_when_a_file_is() {
+        let worker = std::str::from_utf8(&ASSETS[WORKER].plain).unwrap();
+        assert!(!worker.contains(VERSION) && worker.contains("alien-alert offline "), "{worker}");
+        let hashes = [[1; 32], [2; 32]];
+        let other = [[1; 32], [3; 32]];
+        assert_ne!(version(hashes.into_iter()), version(other.into_iter()));
     }
 
     #[test]

@@ -3,6 +3,7 @@
  */
 
 import assert from "node:assert/strict";
+import { getEventListeners } from "node:events";
 import { beforeEach, mock, test } from "node:test";
 
 import { AlienClient } from "../../static/client.js";
@@ -233,6 +234,28 @@ test("a page stores when it is left or hidden", () => {
     assert.equal(storage.items.size, 0);
     targets[target].dispatchEvent(new Event(type));
     assert.equal(storage.items.size, 1, type);
+    delete globalThis.document;
+    delete globalThis.addEventListener;
+  }
+});
+
+test("a closed client no longer listens to the page, and one that is opened again does", () => {
+  const targets = { window: new EventTarget(), document: Object.assign(new EventTarget(), { hidden: false }) };
+  globalThis.addEventListener = targets.window.addEventListener.bind(targets.window);
+  globalThis.document = targets.document;
+  const types = { window: ["online", "offline", "pagehide"], document: ["visibilitychange"] };
+  const listeners = () =>
+    Object.entries(types).flatMap(([name, all]) => all.map((type) => getEventListeners(targets[name], type).length));
+  try {
+    const { client } = connected();
+    client.connect();
+    assert.deepEqual(listeners(), [1, 1, 1, 1]);
+    client.close();
+    assert.deepEqual(listeners(), [0, 0, 0, 0]);
+    client.connect();
+    assert.deepEqual(listeners(), [1, 1, 1, 1]);
+    client.close();
+  } finally {
     delete globalThis.document;
     delete globalThis.addEventListener;
   }

@@ -144,8 +144,10 @@ async fn a_browser_back_online_connects_at_once() {
     let page = open(&driver, &vm).await;
     page.set_offline(true).await;
     page.wait_for("#connection[data-state=offline]").await;
+    assert_eq!(page.text("#fleet-title").await, "Watch posts as last heard");
     page.set_offline(false).await;
     page.connected().await;
+    assert_eq!(page.text("#fleet-title").await, "Watch posts");
     page.click("#press").await;
     page.wait_for("#press[data-state=heard]").await;
     page.close().await;

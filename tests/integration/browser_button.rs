@@ -111,23 +111,123 @@ async fn what_is_held_back_for_too_long_is_not_sent_and_that_is_said() {
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_before_the_answer_loses_nothing_and_doubles_nothing() {
+async fn a_connection_that_breaks_before_the_answers_loses_no_press_and_doubles_none() {
     let vm = Vm::alone(&[]).await;
     let line = Proxy::to(vm.port).await;
     let driver = Driver::start().await;
     let page = driver.open(&format!("http://{}/", line.host())).await;
     page.connected().await;
-    line.set(Mode::BlackHole);
-    page.click("#press").await;
-    page.wait_for("#press[data-state=sent]").await;
-    line.set(Mode::Refuse);
-    page.wait_for("#press[data-state=held]").await;
-    let said = page.text("#message").await;
-    assert!(said.contains("counts once"), "{said}");
+    let press = "for (let press = 0; press < 3; press++) document.querySelector('#press').click()";
+    let break_off = async || {
+        line.set(Mode::BlackHole);
+        page.run(press).await;
+        page.wait_for("#press[data-state=sent]").await;
+        line.set(Mode::Refuse);
+        page.wait_for("#press[data-state=held]").await;
+        let said = page.text("#message").await;
+        assert!(said.contains("counts once"), "{said}");
+    };
+    break_off().await;
     line.set(Mode::Pass);
     page.wait_for("#press[data-state=heard]").await;
-    page.wait_for("#landings li").await;
-    assert_eq!(page.count("#landings li").await, 1);
+    until("all three", async || (page.count("#landings li.own").await == 3).then_some(())).await;
+    assert_eq!((page.count("#landings li").await, page.text("#message").await), (3, String::new()));
+
+    break_off().await;
+    page.click("#press").await;
+    page.wait_for("#press[data-state=offline]").await;
+    let said = page.text("#message").await;
+    assert!(said.contains("not be sent again") && said.contains("may have been heard"), "{said}");
+    page.close().await;
+}
+
+#[tokio::test]
+async fn what_is_held_back_outlives_a_reload_of_the_page() {
+    let vm = Vm::alone(&[]).await;
+    let line = Proxy::to(vm.port).await;
+    let driver = Driver::start().await;
+    let page = driver.open(&format!("http://{}/", line.host())).await;
+    page.connected().await;
+    page.run("return navigator.serviceWorker.ready.then(({ scope }) => scope)").await;
+    line.set(Mode::Refuse);
+    page.wait_for("#connection[data-state=waiting]").await;
+    page.click("#press").await;
+    page.wait_for("#press[data-state=held]").await;
+    page.client.refresh().await.unwrap();
+    assert_eq!(page.text("h1").await, "Nobody answers");
+    line.set(Mode::Pass);
+    page.click("a").await;
+    page.wait_for("#press[data-state=heard]").await;
+    page.wait_for("#landings li.own").await;
+    assert_eq!((page.count("#landings li").await, page.text("#message").await), (1, String::new()));
+    page.close().await;
+}
+
+/// A test's script between the page and its VM: `tamper` is asked about each frame, which goes on as what it
+/// returns, or not at all; `deliver` gives the page a frame.
+const BETWEEN: &str = "
+    window.tamper = (message) => message;
+    window.WebSocket = class extends WebSocket {
+      set onmessage(handler) {
+        window.deliver = (message) => handler({ data: JSON.stringify(message) });
+        super.onmessage = ({ data }) => {
+          const message = tamper(JSON.parse(data));
+          if (message) deliver(message);
+        };
+      }
+    };";
+
+#[tokio::test]
+async fn a_press_that_was_not_confirmed_and_is_heard_after_all_is_one_s_own_and_the_next_one_is_another() {
+    let vm = Vm::alone(&[]).await;
+    let driver = Driver::start().await;
+    let page = open(&driver, &vm).await;
+    page.run_first(BETWEEN).await;
+    page.client.refresh().await.unwrap();
+    page.connected().await;
+    page.run(
+        "window.late = [];
+         tamper = (message) => {
+           if (message.type === 'alert') return void late.push(message);
+           if (message.type !== 'ack') return message;
+           return { type: 'error', code: 'unavailable', message: '', id: message.id };
+         }",
+    )
+    .await;
+    page.click("#press").await;
+    page.wait_for("#press[data-state=unconfirmed]").await;
+    assert_eq!(page.text("#progress").await, "Not confirmed");
+    until("the event", async || (page.run("return late.length").await == 1).then_some(())).await;
+    page.run("tamper = (message) => message; late.forEach(deliver)").await;
+    page.wait_for("#press[data-state=heard]").await;
+    page.wait_for("#landings li.own").await;
+    assert_eq!(page.text("#message").await, "");
+
+    page.click("#press").await;
+    until("another", async || (page.count("#landings li.own").await == 2).then_some(())).await;
+    page.wait_for("#press[data-state=heard]").await;
+    page.close().await;
+}
+
+#[tokio::test]
+async fn what_was_heard_is_out_though_its_answer_was_lost() {
+    let vm = Vm::alone(&[]).await;
+    let driver = Driver::start().await;
+    let page = open(&driver, &vm).await;
+    page.run_first(BETWEEN).await;
+    page.client.refresh().await.unwrap();
+    page.connected().await;
+    page.run("tamper = (message) => message.type === 'ack' ? undefined : message").await;
+    page.click(".where summary").await;
+    page.type_into("#place", "Once").await;
+    page.click("#press").await;
+    page.wait_for("#landings li.own").await;
+    page.set_offline(true).await;
+    page.wait_for("#press[data-state=offline]").await;
+    assert_eq!(page.run("return document.querySelector('#place').value").await, "", "told once");
+    page.set_offline(false).await;
+    page.connected().await;
+    assert_eq!((page.count("#landings li").await, page.text("#message").await), (1, String::new()));
     page.close().await;
 }
 
@@ -171,7 +271,7 @@ async fn a_place_is_chosen_on_the_map_or_told_by_the_browser_and_never_finer_tha
     // The next one is somewhere else.
     page.wait_for("#map .spot[hidden]").await;
 
-    page.grant("geolocation").await;
+    page.permit("geolocation", "granted").await;
     let here = json!({"latitude": 52.37312, "longitude": 4.89218, "accuracy": 1});
     page.cdp("Emulation.setGeolocationOverride", here).await;
     page.click("#locate").await;

@@ -86,7 +86,7 @@ async fn a_page_cut_off_through_alerts_and_a_restart_and_then_loaded_anew_has_ev
     assert_eq!(longer[10..], list[..]);
 
     for page in [&cut_off, &steady] {
-        assert_eq!(page.text("#message").await, "", "nothing is said to be missing");
+        assert_eq!(page.text("#missing").await, "", "nothing is said to be missing");
         assert_eq!(page.console_errors().await, Vec::<String>::new());
     }
     cut_off.close().await;
@@ -108,7 +108,10 @@ async fn what_can_no_longer_be_shown_is_said() {
     page.connected().await;
     // One from before, and the three that are kept.
     until("four", async || (landings(&page).await.len() == 4).then_some(())).await;
-    let said = page.text("#message").await;
+    let said = page.text("#missing").await;
     assert!(said.starts_with("Landings ") && said.contains("too many"), "{said}");
+    page.click("#press").await;
+    page.wait_for("#press[data-state=heard]").await;
+    assert_eq!(page.text("#missing").await, said, "a press does not take it away");
     page.close().await;
 }

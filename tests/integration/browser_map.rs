@@ -25,6 +25,8 @@ async fn place_of(page: &Page, selector: &str) -> (f64, f64) {
 async fn assert_at(page: &Page, selector: &str, lat: f64, lon: f64) {
     let place = place_of(page, selector).await;
     assert!((place.0 - lat).abs() < CLOSE && (place.1 - lon).abs() < CLOSE, "{selector}: {place:?}");
+    let seen = format!("return getComputedStyle(document.querySelector('{selector}'), '::before').content");
+    assert_eq!(page.run(&seen).await, "\"\"", "{selector} is seen");
 }
 
 async fn size_of(page: &Page, instance: &str) -> f64 {
@@ -61,6 +63,10 @@ async fn landings_and_vms_are_at_their_places_and_lights_come_and_go_with_their_
     let mark = format!(".mark[data-id=\"{near}\"]");
     page.wait_for(&mark).await;
     assert_at(&page, &mark, 1.4, 103.8).await;
+    let way = "return document.querySelector('#map .way').textContent";
+    until("the time on the way", async || page.run(way).await.as_str()?.ends_with('s').then_some(())).await;
+    until("no way any more", async || (page.count("#map .lines path").await == 0).then_some(())).await;
+    assert_eq!(page.run(way).await, "", "its time goes with it");
     assert_eq!(
         page.run("return document.querySelector('#map').ariaLabel").await,
         "World map with 3 VMs and 2 landings"
@@ -123,5 +129,62 @@ async fn the_list_tells_what_was_caught_up_and_shows_one_region_where_asked() {
     assert_eq!(page.count("#landings li").await, 2);
     filter("").await;
     until("all", async || (page.count("#landings li").await == 4).then_some(())).await;
+    page.close().await;
+}
+
+#[tokio::test]
+async fn a_reload_of_the_page_loses_no_mark_and_nothing_of_how_landings_came() {
+    let vm = Vm::alone(&[("FLY_REGION", "ams")]).await;
+    let driver = Driver::start().await;
+    let page = open(&driver, &vm).await;
+    page.click("#press").await;
+    page.wait_for("#landings li.own .path").await;
+    page.set_offline(true).await;
+    page.wait_for("#connection[data-state=offline]").await;
+    vm.connect().await.alert(json!({"place": "Missed", "lat": 1.3, "lon": 103.9})).await;
+    page.set_offline(false).await;
+    page.wait_for("#landings li .caught-up").await;
+    until("two marks", async || (page.count("#map .marks .mark").await == 2).then_some(())).await;
+    let marks = "return [...document.querySelectorAll('#map .marks .mark')].map(({ dataset, style }) => [dataset.id, style.left, style.top])";
+    let list = "return [...document.querySelectorAll('#landings li')].map((row) =>
+        [row.className.replace('new', '').trim(), row.querySelector('.details').textContent.replace(/\\d+ s ago/, ''), row.querySelector('.path')?.textContent ?? ''])";
+    let before = (page.run(marks).await, page.run(list).await);
+    let text = before.1.to_string();
+    assert!(text.contains("yours") && text.contains("caught up") && text.contains(" ms"), "{text}");
+
+    page.client.refresh().await.unwrap();
+    page.connected().await;
+    until("the list", async || (page.count("#landings li").await == 2).then_some(())).await;
+    until("the marks", async || (page.count("#map .marks .mark").await == 2).then_some(())).await;
+    assert_eq!((page.run(marks).await, page.run(list).await), before);
+    assert_eq!(page.count("#map .mark.live").await, 0, "nothing old makes waves");
+    page.close().await;
+}
+
+#[tokio::test]
+async fn ages_go_on_also_where_the_browser_does_not_tell_what_is_in_sight() {
+    let vm = Vm::alone(&[]).await;
+    let mut sender = vm.connect().await;
+    // They stand in three leaves, of which the last one is out of sight.
+    for number in 0..50 {
+        sender.alert(json!({"place": format!("Field {number}")})).await;
+    }
+    let driver = Driver::start().await;
+    let page = open(&driver, &vm).await;
+    let goes_on = async |row: i32| {
+        until("the list", async || (page.count("#landings li").await == 50).then_some(())).await;
+        let age = format!("return [...document.querySelectorAll('#landings .age')].at({row}).textContent");
+        let before = page.run(&age).await;
+        until("an older landing", async || (page.run(&age).await != before).then_some(())).await;
+    };
+    goes_on(0).await;
+    page.run_first(
+        "delete globalThis.ContentVisibilityAutoStateChangeEvent;
+         addEventListener('contentvisibilityautostatechange', (event) => event.stopImmediatePropagation(), true);",
+    )
+    .await;
+    page.client.refresh().await.unwrap();
+    page.connected().await;
+    goes_on(-1).await;
     page.close().await;
 }

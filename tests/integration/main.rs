@@ -26,6 +26,7 @@ mod browser_channels;
 mod browser_hostile;
 mod browser_map;
 mod browser_smooth;
+mod browser_tabs;
 mod bus;
 mod channels;
 mod clocks;

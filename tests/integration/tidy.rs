@@ -67,3 +67,27 @@ fn every_limit_s_proof_is_there() {
         assert!(code.contains(&format!("fn {name}(")), "{name} is no test");
     }
 }
+
+#[test]
+fn the_page_s_language_is_named_once() {
+    for entry in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("static")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "js") {
+            assert!(!read(&path).contains("\"en\""), "{}: it is the page's own `lang`", path.display());
+        }
+    }
+}
+
+#[test]
+fn every_colour_of_the_page_has_a_name() {
+    let style = read("static/style.css");
+    // They are named in the first blocks, for dark and for light.
+    let (_, rules) = style.split_once("\n* {").unwrap();
+    let words = rules.split('#').skip(1).map(|rest| {
+        rest.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '-').next().unwrap_or_default()
+    });
+    let colours: Vec<_> = words
+        .filter(|word| (3..=8).contains(&word.len()) && word.chars().all(|letter| letter.is_ascii_hexdigit()))
+        .collect();
+    assert_eq!(colours, Vec::<&str>::new());
+}

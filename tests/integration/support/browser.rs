@@ -190,6 +190,11 @@ impl Page {
         self.cdp("Emulation.setDeviceMetricsOverride", metrics).await;
     }
 
+    /// Runs a script in each document that is loaded from now on, before its own.
+    pub async fn run_first(&self, script: &str) {
+        self.cdp("Page.addScriptToEvaluateOnNewDocument", json!({"source": script})).await;
+    }
+
     /// The system's choice: `dark` or `light`, and whether what moves should rest.
     pub async fn set_media(&self, scheme: &str, motion: &str) {
         let features = json!([
@@ -199,10 +204,10 @@ impl Page {
         self.cdp("Emulation.setEmulatedMedia", json!({"features": features})).await;
     }
 
-    /// As a person does in the browser's own dialog.
-    pub async fn grant(&self, permission: &str) {
-        let granted = json!({"descriptor": {"name": permission}, "state": "granted"});
-        self.vendor("permissions", &granted).await;
+    /// As a person does in the browser's own dialog: `granted`, or `denied`.
+    pub async fn permit(&self, permission: &str, state: &str) {
+        let choice = json!({"descriptor": {"name": permission}, "state": state});
+        self.vendor("permissions", &choice).await;
     }
 
     /// Presses keys where the focus is.
