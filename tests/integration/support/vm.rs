@@ -84,6 +84,13 @@ impl Vm {
         http::get(self.port, "/status").await.json()
     }
 
+    /// One of the figures at `/metrics`, by its name and labels.
+    pub async fn figure(&self, name: &str) -> f64 {
+        let figures = http::get(self.port, "/metrics").await;
+        let value = figures.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("{name} is no figure")).parse().unwrap()
+    }
+
     pub async fn spawn_on(emulator: &str, region: &str, more: &[(&str, &str)]) -> Self {
         let id = format!("vm-{region}");
         let mut vars = vec![
