@@ -244,6 +244,52 @@ mod tests {
     }
 
     #[test]
+    fn news_is_what_people_would_call_so() {
+        let before = Beacon { round_trip_ms: Some(100), ..beacon("a", 1, 1) };
+        let changed = |after: Beacon| {
+            let mut fleet = Fleet::default();
+            fleet.hear(before.clone(), clock::now_micros());
+            fleet.hear(Beacon { beat: 2, ..after }, clock::now_micros())
+        };
+        for (round_trip_ms, change) in [
+            (Some(100), Change::Nothing),
+            (Some(170), Change::Nothing),
+            (Some(171), Change::Figures),
+            (Some(30), Change::Nothing),
+            (Some(29), Change::Figures),
+            (None, Change::Figures),
+        ] {
+            assert_eq!(changed(Beacon { round_trip_ms, ..before.clone() }), change, "{round_trip_ms:?}");
+        }
+        assert_eq!(changed(Beacon { clients: 2, ..before.clone() }), Change::Figures);
+        let moved = Origin { region: "sin".into(), ..before.origin.clone() };
+        assert_eq!(changed(Beacon { origin: moved, ..before.clone() }), Change::Figures);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_said_goodbye_is_forgotten_without_a_word() {
+        let mut fleet = Fleet::default();
+        fleet.hear(beacon("a", 1, 1), clock::now_micros());
+        assert!(fleet.has("a") && !fleet.has("b") && fleet.is_alive("a", 1) && !fleet.is_alive("a", 2));
+        fleet.hear(Beacon { leaving: true, ..beacon("a", 1, 2) }, clock::now_micros());
+        assert!(!fleet.has("a"));
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert!(!fleet.expire(), "no news");
+        assert!(fleet.instances.is_empty() && fleet.silent.is_empty());
+    }
+
+    #[test]
+    fn so_many_are_known_and_no_more() {
+        let mut fleet = Fleet::default();
+        for number in 0..MAX_INSTANCES {
+            assert_eq!(fleet.hear(beacon(&number.to_string(), 1, 1), clock::now_micros()), Change::Members);
+        }
+        assert_eq!(fleet.hear(beacon("one too many", 1, 1), clock::now_micros()), Change::Nothing);
+        assert_eq!(fleet.len(), MAX_INSTANCES);
+        assert_eq!(fleet.hear(beacon("7", 1, 2), clock::now_micros()), Change::Figures);
+    }
+
+    #[test]
     fn an_old_beacon_is_no_sign_of_life() {
         let mut fleet = Fleet::default();
         assert_eq!(fleet.hear(beacon("a", 1, 1), clock::now_micros() - 3_000_000), Change::Nothing);

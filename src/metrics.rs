@@ -86,6 +86,7 @@ pub struct Metrics {
     pub waiting_bytes: Gauge,
     pub waiting_age: Gauge<f64, AtomicU64>,
     pub log_lines_dropped: Counter,
+    pub tasks: Gauge,
     // Noted when they change.
     pub connections: Gauge,
     pub unread: Gauge,
@@ -159,6 +160,7 @@ impl Metrics {
                 Gauge::default(),
             ),
             log_lines_dropped: book.counter("log_lines_dropped", "Lines of the log that nobody took in time"),
+            tasks: book.gauge("tasks", "Tasks that are alive in the runtime"),
             undecodable: book.counter("undecodable", "Messages on the topic not understood"),
             duplicates: book.counter("duplicates", "Events that came again and were dropped"),
             holes: book.counter("holes", "Times that events of a VM were overdue"),

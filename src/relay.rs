@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 use tracing::{Level, debug, enabled, warn};
 use uuid::Uuid;
@@ -702,6 +703,9 @@ impl Relay {
         metrics.waiting_bytes.set(waiting.bytes as i64);
         metrics.waiting_age.set(waiting.age.as_secs_f64());
         metrics.log_lines_dropped.inner().store(logs::dropped(), Ordering::Relaxed);
+        if let Ok(runtime) = Handle::try_current() {
+            metrics.tasks.set(runtime.metrics().num_alive_tasks() as i64);
+        }
         {
             let state = self.state();
             metrics.history_events.set(state.history.len() as i64);

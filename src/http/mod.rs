@@ -7,6 +7,7 @@ mod connections;
 mod listen;
 mod page;
 mod server;
+mod spare;
 mod status;
 mod upgrade;
 

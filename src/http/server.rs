@@ -29,6 +29,7 @@ use warp::filters::BoxedFilter;
 use warp::http::{Request, StatusCode, Version};
 use warp::reply::{Reply, Response};
 
+use super::spare::Spare;
 use super::{STRICT, error};
 use crate::logs::{Address, Seldom};
 use crate::wire::ErrorCode;
@@ -144,6 +145,7 @@ async fn accept_all<R: Reply + 'static>(
     complaints: &Seldom,
     stop: &CancellationToken,
 ) {
+    let mut spare = Spare::new();
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIME).max_buf_size(HEADER_BYTES);
     let mut stopped = pin!(stop.cancelled());
@@ -154,13 +156,18 @@ async fn accept_all<R: Reply + 'static>(
             accepted = accept(&listener, &mut crowd) => accepted,
         };
         let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
+            Ok(accepted) => {
+                spare.renew();
+                accepted
+            }
             Err(error) => {
-                // Out of file descriptors, mostly: the ones that end make room.
                 if let Some(kept_back) = complaints.pass() {
                     warn!(%error, kept_back, "can't accept connections; trying again");
                 }
-                sleep(Duration::from_millis(100)).await;
+                // Out of files, mostly: the ones that end make room.
+                if !spare.refuse(&listener, &error).await {
+                    sleep(Duration::from_millis(100)).await;
+                }
                 continue;
             }
         };

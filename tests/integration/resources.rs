@@ -1,19 +1,23 @@
 //! A machine that has too little of something: a VM says so, sheds what it can't bear, keeps those whom it
 //! has, and is well again when there is enough.
 
-use std::fs::OpenOptions;
+use std::collections::HashSet;
+use std::fs::{OpenOptions, symlink_metadata};
 use std::net::TcpListener;
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-use tokio::net::TcpStream;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
-use crate::support::client::{Client, open};
+use crate::support::client::{Client, Raw, open};
+use crate::support::crowd::ROOM;
+use crate::support::emulator::Emulator;
 use crate::support::group::Group;
 use crate::support::http::{get, try_get};
-use crate::support::until;
 use crate::support::vm::{Vm, command};
+use crate::support::{until, within};
 
 /// A port that was free a moment ago, for a VM whose log can't be read.
 fn free_port() -> u16 {
@@ -70,18 +74,24 @@ async fn a_log_that_nobody_reads_stops_nobody() {
 async fn out_of_files_it_keeps_those_whom_it_has_and_takes_others_later() {
     let vm = Vm::alone(&[]).await;
     let (mut a, mut b) = (vm.connect().await, vm.connect().await);
-    let used = vm.files();
+    // The system gives the lowest number that is free, and none from the limit on.
+    let is_used = |file: &usize| symlink_metadata(format!("/proc/{}/fd/{file}", vm.pid)).is_ok();
+    let used = (0..).take_while(is_used).count();
     allow_files(vm.pid, used);
-    // The system takes it, and the VM can't.
-    let waiting = TcpStream::connect(("127.0.0.1", vm.port)).await.unwrap();
+    let refused = get(vm.port, "/health").await;
+    assert_eq!((refused.status, refused.header("retry-after")), (503, "5"));
+    // Nobody waits: each is told so too, or has the file that the one before has left.
+    for _ in 0..20 {
+        assert!([200, 503].contains(&get(vm.port, "/health").await.status));
+    }
     vm.logged("can't accept connections").await;
     let id = a.alert(json!({"note": "all files are used"})).await;
     assert_eq!(b.expect("alert").await["id"], id.as_str());
-    drop(waiting);
     allow_files(vm.pid, used + 100);
     vm.connect().await.alert(json!({})).await;
+    // Six at once, and one in ten seconds, however many were refused.
     let complaints = vm.lines("can't accept connections").len();
-    assert!(complaints <= 4, "{complaints} lines");
+    assert!(complaints <= 7, "{complaints} lines");
 }
 
 #[tokio::test]
@@ -112,4 +122,88 @@ async fn with_a_tenth_of_a_processor_it_is_slow_and_whole() {
     let id = sender.alert(json!({})).await;
     assert_eq!(pages[0].expect("alert").await["id"], id.as_str());
     assert!(well.elapsed() < Duration::from_secs(5));
+}
+
+/// Of so many messages the ids of those that were taken, and how many were not.
+async fn outcome(mut client: Raw, messages: usize) -> (Vec<String>, usize) {
+    let (mut taken, mut refused) = (Vec::new(), 0);
+    while taken.len() + refused < messages {
+        let (_, answer) = within("answer", client.next()).await.unwrap();
+        let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
+        match answer["type"].as_str() {
+            Some("ack") => taken.push(answer["id"].as_str().unwrap().to_owned()),
+            Some("error") => {
+                assert_eq!(answer["code"], "unavailable", "{answer}");
+                assert!(answer["retryAfterMs"].as_u64().unwrap() > 0);
+                refused += 1;
+            }
+            // Its greeting, and who is in the fleet.
+            _ => {}
+        }
+    }
+    (taken, refused)
+}
+
+/// All that is said in the channel, as it comes.
+async fn listen(mut client: Raw, heard: Arc<Mutex<HashSet<String>>>) {
+    while let Ok((_, said)) = client.next().await {
+        let said: Value = serde_json::from_slice(&said).unwrap_or_default();
+        if said["type"] == "broadcast" {
+            heard.lock().unwrap().insert(said["id"].as_str().unwrap().to_owned());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_burst_that_is_too_much_for_a_tenth_of_a_processor_a_part_is_refused_and_none_is_lost() {
+    const SENDERS: usize = 200;
+    const MESSAGES: usize = 20;
+    let emulator = Emulator::start().await;
+    // That who listens is slow, too, is not what this is about.
+    let settings = [&ROOM[..], &[("OUTBOX_BYTES", "100000000")]].concat();
+    let vm = Vm::spawn_on(&emulator.host(), "ams", &settings).await;
+    vm.ready().await;
+    let mut senders = Vec::new();
+    for _ in 0..SENDERS {
+        senders.push(Raw::connect(vm.port).await);
+    }
+    let heard = Arc::new(Mutex::new(HashSet::new()));
+    let witness = Raw::open(vm.port, "/ws?channels=jobs").await.unwrap();
+    let listening = tokio::spawn(listen(witness, Arc::clone(&heard)));
+    let group = Group::of_processor(0.1);
+    group.take(vm.pid);
+    // All is there when it goes on, however fast it could be sent.
+    vm.signal("STOP");
+    let data = "x".repeat(15 << 10);
+    for (number, sender) in senders.iter_mut().enumerate() {
+        for count in 0..MESSAGES {
+            let id = format!("{number}-{count}");
+            let message = json!({"type": "broadcast", "channel": "jobs", "id": id, "data": data});
+            sender.frame(0x81, message.to_string().as_bytes()).await;
+        }
+    }
+    vm.signal("CONT");
+    let starved = Instant::now();
+    let outcomes: JoinSet<_> = senders.into_iter().map(|sender| outcome(sender, MESSAGES)).collect();
+    let (taken, refused): (Vec<_>, Vec<_>) = outcomes.join_all().await.into_iter().unzip();
+    let (taken, refused) = (taken.concat(), refused.iter().sum::<usize>());
+    let answered = starved.elapsed();
+    assert!(!taken.is_empty() && refused > 0, "{} taken, {refused} refused", taken.len());
+
+    group.let_go(vm.pid);
+    let well = Instant::now();
+    until("all that was taken", async || {
+        let heard = heard.lock().unwrap();
+        taken.iter().all(|id| heard.contains(id)).then_some(())
+    })
+    .await;
+    vm.connect().await.alert(json!({})).await;
+    assert_eq!(get(vm.port, "/health").await.status, 200);
+    println!(
+        "of a burst with a tenth of a processor {} were taken and {refused} refused within {answered:.1?}; well \
+         again {:.1?} after that",
+        taken.len(),
+        well.elapsed()
+    );
+    listening.abort();
 }

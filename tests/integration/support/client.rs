@@ -168,10 +168,17 @@ impl Raw {
     /// # Errors
     /// Nobody is there, or the answer is no.
     pub async fn open(port: u16, path: &str) -> io::Result<Self> {
-        let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+        Self::over(TcpStream::connect(("127.0.0.1", port)).await?, path).await
+    }
+
+    /// The same over a connection that is there.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn over(stream: TcpStream, path: &str) -> io::Result<Self> {
         let mut stream = BufReader::with_capacity(4 << 10, stream);
         let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            "GET {path} HTTP/1.1\r\nHost: vm\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         );
         stream.write_all(request.as_bytes()).await?;

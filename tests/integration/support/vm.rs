@@ -80,7 +80,7 @@ impl Vm {
         vms
     }
 
-    /// One of its figures, by name and labels.
+    /// One of the figures at `/metrics`, by its name and labels.
     pub async fn figure(&self, name: &str) -> u64 {
         let metrics = http::get(self.port, "/metrics").await;
         let value = metrics.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
