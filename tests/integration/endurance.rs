@@ -28,7 +28,7 @@ const REGIONS: [&str; 3] = ["ams", "sin", "lax"];
 const PAGES: usize = 150;
 const DEAF: usize = 3;
 /// In kB, between being warm and the end. It goes up and down by as much while pages come back in crowds.
-const MOST_GROWN: f64 = 2_000.0;
+const MOST_GROWN: f64 = 3_000.0;
 
 /// A window that is full after some seconds, so that what grows later grows for another reason.
 const SMALL_WINDOW: [(&str, &str); 4] = [
