@@ -64,15 +64,6 @@ struct Stand {
     load: Load,
 }
 
-impl Stand {
-    /// A turn.
-    fn fan_out(&mut self, window: usize, rounds: usize) -> Result<Fanout> {
-        let Self { server, load } = self;
-        fanout::measure(load, server.pid, window, 1)?;
-        fanout::measure(load, server.pid, window, rounds)
-    }
-}
-
 /// What can be asked of one process with so many sockets.
 fn run(plan: &Plan, peer: Peer, sockets: usize, figures: &mut Figures) -> Result<()> {
     stay_on(&[peer::LOAD_CORE])?;
@@ -108,13 +99,9 @@ fn run(plan: &Plan, peer: Peer, sockets: usize, figures: &mut Figures) -> Result
     let mut latency = None;
     if plan.has(Part::Fanout) {
         for &window in plan.windows(sockets) {
-            let rounds = plan.rounds(sockets, window).div_ceil(TURNS).max(ROUNDS);
-            let turn = |stand: &mut Stand| stand.fan_out(window, rounds);
-            // The first ones warm up: compilers at run time want to have seen it before.
-            take_turns(&mut stands, 2, turn)?;
-            let mut shown = take_turns(&mut stands, TURNS, turn)?.into_iter().map(Fanout::sum);
-            let own = shown.next().context("a contender")??;
-            let floor = shown.next().transpose()?;
+            let mut shown = fan_out(&mut stands, window, plan.rounds(sockets, window))?.into_iter();
+            let own = shown.next().context("a contender")?;
+            let floor = shown.next();
             let mut beside = |measure, figure: &dyn Fn(&Fanout) -> f64| {
                 add(measure, window, figure(&own), floor.as_ref().map(figure));
             };
@@ -146,12 +133,7 @@ fn run(plan: &Plan, peer: Peer, sockets: usize, figures: &mut Figures) -> Result
         neighbour::deafen(&mut stand.load, stand.server.pid)?;
         let (mut without, _) = open(peer, peer::SERVER_CORE)?;
         fill(&mut without, sockets)?;
-        let rounds = plan.rounds(sockets, 1).div_ceil(TURNS);
-        let turn = |stand: &mut Stand| stand.fan_out(1, rounds);
-        let mut pair = [stand, without];
-        take_turns(&mut pair, 2, turn)?;
-        let shown = take_turns(&mut pair, TURNS, turn)?.into_iter().map(Fanout::sum);
-        let shown = shown.collect::<Result<Vec<_>>>()?;
+        let shown = fan_out(&mut [stand, without], 1, plan.rounds(sockets, 1))?;
         let p99 = |index: usize| shown[index].any.value_at_quantile(0.99) as f64;
         add(Measure::SlowNeighbour, 0, p99(0) / p99(1), None);
     }
@@ -162,6 +144,18 @@ fn run(plan: &Plan, peer: Peer, sockets: usize, figures: &mut Figures) -> Result
 fn fill(stand: &mut Stand, sockets: usize) -> Result<()> {
     stand.load.connect(stand.server.address, sockets, AT_ONCE)?;
     stand.load.settle(Duration::from_millis(1500))
+}
+
+/// What each shows in so many rounds, by turns.
+fn fan_out(stands: &mut [Stand], window: usize, rounds: usize) -> Result<Vec<Fanout>> {
+    let rounds = rounds.div_ceil(TURNS).max(ROUNDS);
+    let turn = |Stand { server, load }: &mut Stand| {
+        fanout::measure(load, server.pid, window, 1)?;
+        fanout::measure(load, server.pid, window, rounds)
+    };
+    // The first ones warm up: compilers at run time want to have seen it before.
+    take_turns(stands, 2, turn)?;
+    take_turns(stands, TURNS, turn)?.into_iter().map(Fanout::sum).collect()
 }
 
 /// The same of each, one after the other, so many times: what the machine does meanwhile, it does to all.

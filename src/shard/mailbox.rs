@@ -54,6 +54,11 @@ pub struct Message {
 }
 
 impl Message {
+    /// In bytes.
+    pub fn length(&self) -> usize {
+        self.parts.iter().map(Bytes::len).sum()
+    }
+
     /// What a socket missed, perhaps among other frames; `asked` is when it asked for it. However long
     /// it is, it is taken when little else waits: what a channel holds is not the reader's fault.
     pub fn refresh(mut parts: Vec<Bytes>, asked: Stopwatch) -> Self {

@@ -378,7 +378,7 @@ impl Shard {
     /// Something for one socket.
     fn say(&mut self, id: SocketId, message: Message) {
         let limit = self.relay.config.limits.outbox_bytes;
-        self.grown += message.parts.iter().map(Bytes::len).sum::<usize>();
+        self.grown += message.length();
         let Some(Resident { socket, .. }) = self.sockets.get_mut(&id) else { return };
         socket.say(&self.log, message, limit);
         list(&mut self.listed, id, socket);
@@ -395,7 +395,7 @@ impl Shard {
         let mut socket = Socket::new(stream, member.outbox.clone(), answer, &self.log, now);
         socket.ping_at = now + ticks(config.ping_interval);
         socket.expires_at = member.visitor.expires.map_or(u32::MAX, |at| now + ticks(time_until(at)));
-        self.grown += greeting.parts.iter().map(Bytes::len).sum::<usize>();
+        self.grown += greeting.length();
         socket.say(&self.log, greeting, limit);
         list(&mut self.listed, id, &mut socket);
         let messages = config.limits.messages;

@@ -183,8 +183,7 @@ async fn a_press_that_was_not_confirmed_and_is_heard_after_all_is_one_s_own_and_
     let driver = Driver::start().await;
     let page = open(&driver, &vm).await;
     page.run_first(BETWEEN).await;
-    page.client.refresh().await.unwrap();
-    page.connected().await;
+    page.reload().await;
     page.run(
         "window.late = [];
          tamper = (message) => {
@@ -215,8 +214,7 @@ async fn what_was_heard_is_out_though_its_answer_was_lost() {
     let driver = Driver::start().await;
     let page = open(&driver, &vm).await;
     page.run_first(BETWEEN).await;
-    page.client.refresh().await.unwrap();
-    page.connected().await;
+    page.reload().await;
     page.run("tamper = (message) => message.type === 'ack' ? undefined : message").await;
     page.click(".where summary").await;
     page.type_into("#place", "Once").await;

@@ -297,8 +297,7 @@ async fn notifications_are_off_until_asked_for_and_many_landings_are_one() {
     let page = open(&driver, &vm).await;
     page.permit("notifications", "granted").await;
     page.run_first(TOLD).await;
-    page.client.refresh().await.unwrap();
-    page.connected().await;
+    page.reload().await;
     page.run("hide(true)").await;
     land(&page, &mut sender, "Not asked for").await;
     page.click("#notify").await;
@@ -322,8 +321,7 @@ async fn notifications_are_off_until_asked_for_and_many_landings_are_one() {
 
     // It is remembered; a phone wants it by the worker.
     page.run("return navigator.serviceWorker.ready.then(({ scope }) => scope)").await;
-    page.client.refresh().await.unwrap();
-    page.connected().await;
+    page.reload().await;
     assert_eq!(page.count("#notify[aria-pressed=true]").await, 1);
     page.run("phone = true; hide(true)").await;
     land(&page, &mut sender, "On a phone").await;
@@ -331,8 +329,7 @@ async fn notifications_are_off_until_asked_for_and_many_landings_are_one() {
 
     // What the browser no longer allows is not said to be on, nor turned on.
     page.permit("notifications", "denied").await;
-    page.client.refresh().await.unwrap();
-    page.connected().await;
+    page.reload().await;
     assert_eq!(page.count("#notify[aria-pressed=false]").await, 1);
     page.click("#notify").await;
     until("why", async || (page.text("#notify").await == "Blocked by the browser").then_some(())).await;
@@ -347,8 +344,7 @@ async fn sound_is_off_until_asked_for_and_waits_for_no_gesture() {
     let driver = Driver::start().await;
     let page = open(&driver, &vm).await;
     page.run_first(TOLD).await;
-    page.client.refresh().await.unwrap();
-    page.connected().await;
+    page.reload().await;
     land(&page, &mut sender, "Not asked for").await;
     assert_eq!(page.run("return whistles").await, 0);
     page.click("#sound").await;
@@ -357,8 +353,7 @@ async fn sound_is_off_until_asked_for_and_waits_for_no_gesture() {
     until("a whistle", async || (page.run("return whistles").await == 1).then_some(())).await;
 
     // After a reload the browser wants a gesture again. What came before it is not heard with it.
-    page.client.refresh().await.unwrap();
-    page.connected().await;
+    page.reload().await;
     assert_eq!(page.count("#sound[aria-pressed=true]").await, 1);
     land(&page, &mut sender, "Before").await;
     page.click("h1").await;

@@ -152,8 +152,7 @@ async fn a_reload_of_the_page_loses_no_mark_and_nothing_of_how_landings_came() {
     let text = before.1.to_string();
     assert!(text.contains("yours") && text.contains("caught up") && text.contains(" ms"), "{text}");
 
-    page.client.refresh().await.unwrap();
-    page.connected().await;
+    page.reload().await;
     until("the list", async || (page.count("#landings li").await == 2).then_some(())).await;
     until("the marks", async || (page.count("#map .marks .mark").await == 2).then_some(())).await;
     assert_eq!((page.run(marks).await, page.run(list).await), before);
@@ -183,8 +182,7 @@ async fn ages_go_on_also_where_the_browser_does_not_tell_what_is_in_sight() {
          addEventListener('contentvisibilityautostatechange', (event) => event.stopImmediatePropagation(), true);",
     )
     .await;
-    page.client.refresh().await.unwrap();
-    page.connected().await;
+    page.reload().await;
     goes_on(-1).await;
     page.close().await;
 }

@@ -22,6 +22,9 @@ use crate::support::{until, within, within_for};
 /// The smallest machine has 256 MiB, of which the system and its network take their part.
 const ROOM: u64 = 160 << 20;
 
+/// Settings for clients that say much.
+const UNHURRIED: [(&str, &str); 2] = [("MESSAGE_RATE", "100000"), ("MESSAGE_BURST", "100000")];
+
 /// What went to the stream of who was killed is sought within this, over a new subscription at last.
 const HEARD: Duration = Duration::from_secs(65);
 
@@ -63,6 +66,14 @@ async fn counted(group: &Group, vars: &[(&str, &str)]) -> Vm {
     vm
 }
 
+/// The same in a group of its own that may take [`ROOM`].
+async fn cramped(vars: &[(&str, &str)]) -> (Group, Vm) {
+    let group = Group::of_memory();
+    group.limit_memory(ROOM);
+    let vm = counted(&group, vars).await;
+    (group, vm)
+}
+
 /// As many channels as a socket may name, with as long names as they may have.
 fn channels(number: usize) -> String {
     let names: Vec<_> =
@@ -73,9 +84,7 @@ fn channels(number: usize) -> String {
 #[tokio::test]
 async fn many_who_join_all_that_they_can_do_not_get_it_killed() {
     const SOCKETS: usize = 8_000;
-    let group = Group::of_memory();
-    group.limit_memory(ROOM);
-    let vm = counted(&group, &[]).await;
+    let (group, vm) = cramped(&[]).await;
     let before = group.memory();
     let mut deaf = Vec::new();
     for number in 0..SOCKETS {
@@ -102,10 +111,7 @@ async fn many_who_join_all_that_they_can_do_not_get_it_killed() {
 async fn many_who_begin_and_never_end_do_not_get_it_killed() {
     const SOCKETS: usize = 8_000;
     let _ = rlimit::increase_nofile_limit(2 * SOCKETS as u64);
-    let group = Group::of_memory();
-    group.limit_memory(ROOM);
-    let rates = [("MESSAGE_RATE", "100000"), ("MESSAGE_BURST", "100000")];
-    let vm = counted(&group, &rates).await;
+    let (group, vm) = cramped(&UNHURRIED).await;
     let mut speaker = Client::connect(vm.port, "/ws?channels=busy").await;
     let told = |what: &str| {
         let (now, most) = (group.memory() as f64 / MIB, group.most_memory() as f64 / MIB);
@@ -152,10 +158,7 @@ async fn many_who_begin_and_never_end_do_not_get_it_killed() {
 async fn many_who_are_told_much_and_never_read_do_not_get_it_killed() {
     // Each of them might leave a MiB unread.
     const DEAF: usize = 128;
-    let group = Group::of_memory();
-    group.limit_memory(ROOM);
-    let rates = [("MESSAGE_RATE", "100000"), ("MESSAGE_BURST", "100000")];
-    let vm = counted(&group, &rates).await;
+    let (group, vm) = cramped(&UNHURRIED).await;
     let mut deaf = Vec::new();
     for _ in 0..DEAF {
         deaf.push(open_deaf("127.0.1.1", vm.port, "/ws").await.unwrap());
@@ -193,10 +196,7 @@ async fn many_who_are_told_much_and_never_read_do_not_get_it_killed() {
 #[tokio::test]
 async fn many_who_ask_for_the_history_and_never_read_do_not_get_it_killed() {
     const DEAF: usize = 150;
-    let group = Group::of_memory();
-    group.limit_memory(ROOM);
-    let rates = [("MESSAGE_RATE", "100000"), ("MESSAGE_BURST", "100000")];
-    let vm = counted(&group, &rates).await;
+    let (group, vm) = cramped(&UNHURRIED).await;
     let mut sender = vm.connect().await;
     let event = json!({"type": "broadcast", "data": "x".repeat(15 << 10)});
     for _ in 0..300 {

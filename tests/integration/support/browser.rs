@@ -190,6 +190,12 @@ impl Page {
         self.cdp("Emulation.setDeviceMetricsOverride", metrics).await;
     }
 
+    /// Loads the page anew, until it is connected again.
+    pub async fn reload(&self) {
+        self.client.refresh().await.unwrap();
+        self.connected().await;
+    }
+
     /// Runs a script in each document that is loaded from now on, before its own.
     pub async fn run_first(&self, script: &str) {
         self.cdp("Page.addScriptToEvaluateOnNewDocument", json!({"source": script})).await;
