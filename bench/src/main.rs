@@ -21,7 +21,7 @@ use measure::{cores, direct, fanout, inbound, joins, neighbour};
 use peer::{Peer, Server};
 use plan::{Part, Plan};
 
-/// Sockets on their way at a time while they are only to be there: few enough for every backlog.
+/// Sockets that connect at a time where their joining is not measured: few enough for every backlog.
 const AT_ONCE: usize = 100;
 
 fn main() -> Result<()> {
@@ -53,8 +53,8 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// So often a contender and the floor take turns while one figure is taken; a turn has so many rounds at least,
-/// after one that is not counted: the other's turn has emptied the processor's caches.
+/// How often a contender and the floor take turns while one figure is taken, and the fewest rounds of a turn.
+/// One more comes first and is not counted: the other's turn has emptied the processor's caches.
 const TURNS: usize = 6;
 const ROUNDS: usize = 4;
 
@@ -158,7 +158,7 @@ fn fan_out(stands: &mut [Stand], window: usize, rounds: usize) -> Result<Vec<Fan
     take_turns(stands, TURNS, turn)?.into_iter().map(Fanout::sum).collect()
 }
 
-/// The same of each, one after the other, so many times: what the machine does meanwhile, it does to all.
+/// Does the same with each, one after the other, so many times: what else the machine does, it does to all.
 fn take_turns<T>(
     stands: &mut [Stand],
     times: usize,

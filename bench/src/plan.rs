@@ -66,14 +66,14 @@ pub struct Plan {
     events: usize,
     /// Sockets that join at once.
     pub joins: usize,
-    /// Sockets where there shall be many.
+    /// Sockets where many are wanted.
     pub many: usize,
     /// Direct messages.
     pub messages: usize,
     /// How long inbound messages flow.
     pub time: Duration,
     pub soak: Duration,
-    /// That this process may have open; None is no limit.
+    /// Files that this process may have open; None: no limit.
     pub files: Option<u64>,
     /// Where the results go.
     pub folder: PathBuf,
@@ -163,7 +163,7 @@ impl Plan {
         self.peers.iter().copied().filter(|peer| matches!(peer, Peer::AlienAlert | Peer::Bun))
     }
 
-    /// Whether so many sockets can be open at once, and what else there is.
+    /// Whether so many sockets can be open at once, beside the other files.
     pub fn has_room_for(&self, sockets: usize) -> bool {
         self.files.is_none_or(|files| sockets as u64 + OTHER_FILES <= files)
     }

@@ -51,8 +51,8 @@ pub fn read(bytes: &[u8], sizes: &[usize], limit: usize) -> (Vec<Said>, Result<(
     (messages, Ok(()))
 }
 
-/// A client's message, or a backend's body, is a request that is not much longer, or there is a short word on
-/// what is wrong.
+/// A client's message, or a backend's body, becomes a request that is not much longer, or is refused with a
+/// short word on what is wrong.
 pub fn requests(text: &str) {
     let _ = (id_of(text), checked_id(text));
     let request = Request::parse(text);
@@ -115,7 +115,7 @@ pub fn http(bytes: &[u8]) -> Vec<u8> {
     })
 }
 
-/// An answer that a browser is safe with, of a bounded size, and none that a defect gave.
+/// An answer is safe for a browser, of a bounded size, and not the result of a defect.
 fn fits<B: Body>(answer: &Response<B>) {
     let told = |name| answer.headers().get(name).map_or(&b""[..], |value| value.as_bytes());
     assert!(told(header::CONTENT_SECURITY_POLICY).starts_with(b"default-src 'none'"));
@@ -125,8 +125,8 @@ fn fits<B: Body>(answer: &Response<B>) {
     assert!(is_honest || !answer.status().is_server_error(), "{}", answer.status());
 }
 
-/// A VM's heart between clients and the topic goes on: a line is what one of three clients says, or, after a
-/// `t`, what somebody put on the topic; after a `j` somebody comes with that cursor, in that channel.
+/// A VM's relay between clients and the topic goes on: a line is what one of three clients says, or, after a
+/// `t`, what somebody puts on the topic; after a `j` a client comes with that cursor, in that channel.
 pub fn relay(text: &str) {
     run(async {
         let (relay, bus) = relay_with(&[]).await;

@@ -54,8 +54,8 @@ pub const PARTS: [(&str, SetUp); 8] = [
     ("parse a client's alert", parse),
 ];
 
-/// What a fleet's size is a part of, whose time is taken and whose instructions are not counted: most of
-/// them are of the setting up.
+/// Parts that depend on a fleet's size. Their time is taken; their instructions are not counted, since most
+/// of them are of the setting up.
 pub const FLEETS: [(&str, SetUp); 4] = [
     ("take in a beacon and an event of 10 VMs", || take_in(10)),
     ("take in a beacon and an event of 1,000 VMs", || take_in(1_000)),

@@ -5,7 +5,7 @@
 //!     cargo run --release -p hot-path -- renew   # takes what it counts as what is to be
 //!
 //! Callgrind counts what is done within one function, [`measured`], and so nothing of the setting up. It
-//! is asked without a framework: one wants a runner that takes minutes to build, and a second optimized
+//! is called without a framework: that needs a runner that takes minutes to build, and a second optimized
 //! build of all that the product has compiled already.
 
 use std::fmt::Write as _;

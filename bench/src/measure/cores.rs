@@ -11,8 +11,8 @@ use crate::process;
 /// Events before the load reads again; their bytes fit into each socket's buffer.
 const EVENTS: usize = 100;
 
-/// How often it is looked whether the server sleeps: a look takes time of a core that the server wants, and
-/// an event takes tens of milliseconds.
+/// How often to look whether the server sleeps: a look takes time of a core that the server needs, and an
+/// event takes tens of milliseconds.
 const LOOK: Duration = Duration::from_millis(1);
 
 /// The server sleeps when it has used nothing for so long.

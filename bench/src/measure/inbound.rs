@@ -10,7 +10,7 @@ use crate::process;
 /// Messages of one socket, a second.
 const RATE: usize = 10;
 
-/// Some come together, as on a server that has much to do: so many times a second.
+/// They come in groups, as on a busy server: so many a second.
 const TICKS: f64 = 100.0;
 
 /// Lets each socket send ten pings a second, which the server's program answers;

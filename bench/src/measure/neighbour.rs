@@ -11,7 +11,7 @@ use crate::load::Load;
 const WINDOW: usize = 32;
 const ROUNDS: usize = 10;
 
-/// The kernel keeps less than so many times that, whatever its settings.
+/// After so many looks the kernel is full, whatever its settings.
 const LOOKS: usize = 200;
 
 /// Makes one of them such a socket.
