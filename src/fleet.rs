@@ -11,7 +11,7 @@ use crate::event::Beacon;
 /// About so many VMs answer what is asked of all, however large the fleet.
 pub const ANSWERS: f64 = 20.0;
 
-/// More than Pub/Sub has subscriptions to give to one project.
+/// As many as Pub/Sub has subscriptions to give to one project.
 const MAX_INSTANCES: usize = 10_000;
 
 /// The longest that a VM says it is silent: as many seconds as there are VMs, or `BEACON_INTERVAL`, which is
@@ -126,16 +126,16 @@ impl Fleet {
     /// and hears itself while it does not hear them, so that the silence is not its own.
     pub fn take_gone(&mut self, own: &str) -> Vec<Gone> {
         let Self { instances, silent, .. } = self;
-        silent.retain(|gone| !is_alive(instances, &gone.instance, gone.started));
+        silent.retain(|gone| !is_known(instances, &gone.instance, gone.started));
         let heard = instances.get(own).map(|own| own.heard);
         let certain = silent.extract_if(.., |gone| heard.is_some_and(|heard| heard > gone.certain)).collect();
         let is_lowest = self.instances().next().is_some_and(|(lowest, _)| lowest == own);
         if is_lowest { certain } else { Vec::new() }
     }
 
-    /// Whether that process of that VM is alive.
-    pub fn is_alive(&self, instance: &str, started: i64) -> bool {
-        is_alive(&self.instances, instance, started)
+    /// Whether that process of that VM speaks for itself, or has just said goodbye.
+    pub fn is_known(&self, instance: &str, started: i64) -> bool {
+        is_known(&self.instances, instance, started)
     }
 
     /// Whether a VM of that name is alive.
@@ -182,7 +182,7 @@ impl Instance {
     }
 }
 
-fn is_alive(instances: &BTreeMap<String, Instance>, instance: &str, started: i64) -> bool {
+fn is_known(instances: &BTreeMap<String, Instance>, instance: &str, started: i64) -> bool {
     instances.get(instance).is_some_and(|known| known.latest.0 == started)
 }
 
@@ -270,7 +270,7 @@ mod tests {
     async fn one_that_said_goodbye_is_forgotten_without_a_word() {
         let mut fleet = Fleet::default();
         fleet.hear(beacon("a", 1, 1), clock::now_micros());
-        assert!(fleet.has("a") && !fleet.has("b") && fleet.is_alive("a", 1) && !fleet.is_alive("a", 2));
+        assert!(fleet.has("a") && !fleet.has("b") && fleet.is_known("a", 1) && !fleet.is_known("a", 2));
         fleet.hear(Beacon { leaving: true, ..beacon("a", 1, 2) }, clock::now_micros());
         assert!(!fleet.has("a"));
         tokio::time::advance(Duration::from_secs(3)).await;
@@ -342,7 +342,7 @@ mod tests {
         tokio::time::advance(MAX_INTERVAL).await;
         fleet.hear(beacon("a", 1, 4), clock::now_micros());
         assert_eq!(fleet.take_gone("a").len(), MAX_INSTANCES - 1);
-        assert!(fleet.silent.is_empty() && fleet.is_alive("z", processes - 1));
+        assert!(fleet.silent.is_empty() && fleet.is_known("z", processes - 1));
         tokio::time::advance(2 * MAX_INTERVAL).await;
         assert!(fleet.expire() && fleet.is_empty());
     }

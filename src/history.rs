@@ -44,6 +44,8 @@ pub struct History {
     bytes: usize,
     /// Everything published at or after this (µs) on a channel that has no stream is here.
     reaches: i64,
+    /// Up to where something may have been missed on any channel, as told last.
+    missed: i64,
     seen: Seen,
 }
 
@@ -105,6 +107,7 @@ impl History {
             events: 0,
             bytes: 0,
             reaches: clock::now_micros() - micros(limits.age),
+            missed: i64::MIN,
             seen: Seen::new(LEAST_SEEN.max(limits.bytes / LEAST_EVENT)),
         }
     }
@@ -169,6 +172,11 @@ impl History {
 
     /// What was published before `at` (µs) may have been missed, on any channel.
     pub fn miss(&mut self, at: i64) {
+        // It is asked for with each catch-up, and there may be thousands of channels.
+        if at <= self.missed {
+            return;
+        }
+        self.missed = at;
         self.reaches = self.reaches.max(at);
         for stream in self.streams.values_mut().filter(|stream| stream.reaches < at) {
             stream.reaches = at;

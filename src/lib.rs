@@ -6,8 +6,9 @@
 //! does not let go before the bus has it, and passes what the bus brings to the sockets in its
 //! [`hub`]. Its memory are the [`history`], the [`fleet`], and the [`ledger`] of what is missing.
 //! Clients come in by [`http`], where [`auth`] and [`admission`] let them, and stay as a socket of a
-//! [`shard`]; what is said there is in [`wire`]. A backend reaches one of them by [`connections`], and hears of their coming
-//! and going by [`lifecycle`]. Before all that, the [`doctor`] looks whether a VM would have what it needs.
+//! [`shard`]; what is said there is in [`wire`]. A backend reaches one of them by [`connections`], and
+//! hears of their coming and going by [`lifecycle`]. Before all that, the [`doctor`] looks whether a VM
+//! would have what it needs.
 
 pub mod vm;
 

@@ -162,7 +162,8 @@ impl Metrics {
             log_lines_dropped: book.counter("log_lines_dropped", "Lines of the log that nobody took in time"),
             tasks: book.gauge("tasks", "Tasks that are alive in the runtime"),
             undecodable: book.counter("undecodable", "Messages on the topic not understood"),
-            duplicates: book.counter("duplicates", "Events that came again and were dropped"),
+            duplicates: book
+                .counter("duplicates", "Events that came again, or from before the window, and were dropped"),
             holes: book.counter("holes", "Times that events of a VM were overdue"),
             seeks: book.counters(
                 "seeks",
@@ -215,9 +216,9 @@ impl Metrics {
 
     /// `failed` is why, if the topic did not take it.
     pub fn published(&self, took: Duration, failed: Option<Cause>) {
-        self.publish_seconds.observe(took.as_secs_f64());
-        if let Some(cause) = failed {
-            self.not_published(cause);
+        match failed {
+            None => self.publish_seconds.observe(took.as_secs_f64()),
+            Some(cause) => self.not_published(cause),
         }
     }
 

@@ -19,6 +19,7 @@ use crate::clock::{self, Backoff};
 use crate::event::{Beacon, Told};
 use crate::fleet::Fleet;
 use crate::health::Phase;
+use crate::publishing::Standing;
 use crate::relay::{Relay, Search};
 
 /// How often beacons, silence, holes and the fleet are looked at; and while somebody waits for it.
@@ -51,7 +52,7 @@ const CATCH_UP: Duration = Duration::from_secs(10);
 
 /// A join under way when the VM is to leave gets so long to end, or it might create the
 /// subscription after its deletion.
-const LAST_JOIN: Duration = Duration::from_millis(700);
+pub const LAST_JOIN: Duration = Duration::from_millis(500);
 
 /// Runs until `stop`.
 pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
@@ -340,18 +341,17 @@ impl Path {
         self.beats += 1;
         self.joined.asked = false;
         let clients = self.relay.clients();
-        let given_up = self.relay.publishing.given_up();
         let beacon = Beacon {
             clients,
             round_trip_ms: self.round_trip.map(|trip| u64::try_from(trip.as_millis()).unwrap_or(u64::MAX)),
             beat: self.beats,
             asking: !self.joined.proven,
-            given_up: given_up.clone(),
             heard: self.relay.vouch(),
             ..beacon(&self.relay)
         };
         let now = Instant::now();
         let interval = Duration::from_millis(beacon.interval_ms);
+        let given_up = beacon.given_up.clone();
         self.last = Some(Sent { at: now, clients, interval, share: clock::random_share() });
         self.awaited = Some(match self.awaited {
             None => Awaited { beat: self.beats, sent: now, repeat: now + REPEAT, next: 2 * REPEAT },
@@ -458,18 +458,18 @@ fn ticks(period: Duration) -> Interval {
 
 /// What every beacon of this VM tells.
 fn beacon(relay: &Relay) -> Beacon {
-    let (sequence, settled_until) = relay.publishing.settled();
+    let Standing { sequence, settled_until, given_up } = relay.publishing.standing();
     Beacon {
         origin: relay.origin(),
         sequence,
         settled_until,
+        given_up,
         beat: u64::MAX,
         clients: 0,
         round_trip_ms: None,
         interval_ms: u64::try_from(relay.own_beacon_interval().as_millis()).unwrap_or(u64::MAX),
         asking: false,
         leaving: false,
-        given_up: Vec::new(),
         heard: Vec::new(),
     }
 }
@@ -480,8 +480,7 @@ fn message(beacon: Beacon) -> Message {
 
 /// Tells the others that this VM goes. They find out by themselves if this is lost.
 pub fn farewell(relay: &Relay) -> impl Future<Output = ()> + Send + use<> {
-    let given_up = relay.publishing.given_up();
-    let beacon = Beacon { leaving: true, given_up, ..beacon(relay) };
+    let beacon = Beacon { leaving: true, ..beacon(relay) };
     let confirmed = relay.bus.publish(message(beacon));
     async move {
         let _ = confirmed.await;

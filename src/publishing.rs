@@ -173,11 +173,13 @@ impl Publishing {
         }
     }
 
-    /// Where this process's sequence stands, for a beacon: all up to its number is settled, and so is all
-    /// that was given a number before the time with it (ms).
-    pub fn settled(&self) -> (Sequence, i64) {
+    /// Where this process's sequence stands, for a beacon.
+    pub fn standing(&self) -> Standing {
         let mut numbers = self.numbers();
-        (numbers.settled(), numbers.settled_until())
+        let sequence = numbers.settled();
+        let is_settled = |given_up: &&Range<u64>| given_up.end <= sequence.number + 1;
+        let given_up = numbers.given_up.iter().filter(is_settled).take(MAX_RANGES).cloned().collect();
+        Standing { settled_until: numbers.settled_until(), sequence, given_up }
     }
 
     /// When this process started, in ms: by that, others tell it from one before.
@@ -185,14 +187,7 @@ impl Publishing {
         self.numbers().started
     }
 
-    /// The settled numbers that were given up and are not told yet, as many as others read of one beacon;
-    /// [`Publishing::told`] when they are.
-    pub fn given_up(&self) -> Vec<Range<u64>> {
-        let mut numbers = self.numbers();
-        let end = numbers.settled().number + 1;
-        numbers.given_up.iter().filter(|numbers| numbers.end <= end).take(MAX_RANGES).cloned().collect()
-    }
-
+    /// These numbers that were given up are known to the others.
     pub fn told(&self, given_up: &[Range<u64>]) {
         self.numbers().given_up.retain(|numbers| !given_up.contains(numbers));
     }
@@ -228,6 +223,17 @@ impl Publishing {
     fn numbers(&self) -> MutexGuard<'_, Numbers> {
         self.0.numbers.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Where a process's sequence stands.
+pub struct Standing {
+    /// All up to its number is settled.
+    pub sequence: Sequence,
+    /// So is all that was given a number before this (ms).
+    pub settled_until: i64,
+    /// Settled numbers that were given up and are not told yet, as many as others read of one beacon;
+    /// [`Publishing::told`] when they are.
+    pub given_up: Vec<Range<u64>>,
 }
 
 /// This process's sequence.
@@ -375,12 +381,13 @@ mod tests {
                         mended || took > PATIENCE - Duration::from_secs(5),
                         "not tried to the end: {took:?}"
                     );
-                    let gone: u64 = publishing.given_up().iter().map(|gone| gone.end - gone.start).sum();
+                    let given_up = publishing.standing().given_up;
+                    let gone: u64 = given_up.iter().map(|gone| gone.end - gone.start).sum();
                     assert_eq!(gone, if mended { 0 } else { most as u64 }, "told to the other VMs");
-                    publishing.told(&publishing.given_up());
+                    publishing.told(&given_up);
                     assert!(publishing.had_trouble() && !publishing.had_trouble(), "it is told of once");
                     assert_eq!(publishing.waiting(), Waiting { events: 0, bytes: 0, age: Duration::ZERO });
-                    assert_eq!(publishing.settled().0.number, numbers);
+                    assert_eq!(publishing.standing().sequence.number, numbers);
                 }
             }
         }

@@ -25,8 +25,11 @@ use crate::{http, lifecycle, path, traces};
 /// Files open beside the sockets: connections that are none yet, those to Google, and the rest.
 pub const OTHER_FILES: usize = http::MAX_CONNECTIONS + 128;
 
+/// A VM that is to end has left within this.
+const LEAVING: Duration = Duration::from_secs(4);
+
 /// For the subscription's deletion, and at the same time for what is accepted to be published.
-const LAST_CALLS: Duration = Duration::from_millis(1_500);
+const LAST_CALLS: Duration = Duration::from_millis(1_200);
 
 /// For the others to hear that this VM goes.
 const FAREWELL: Duration = Duration::from_millis(300);
@@ -39,7 +42,18 @@ const CLOSING_EACH: Duration = Duration::from_micros(200);
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// For the backend to hear of the last disconnects.
-const LAST_REPORTS: Duration = Duration::from_millis(500);
+const LAST_REPORTS: Duration = Duration::from_millis(400);
+
+/// Each of these may take all its time, one after the other, and so much is left of what a VM has for leaving.
+const _: () = {
+    let waits = [path::LAST_JOIN, LAST_CALLS, FAREWELL, CLOSING, LAST_WORDS, LAST_REPORTS];
+    let (mut sum, mut index) = (100, 0);
+    while index < waits.len() {
+        sum += waits[index].as_millis();
+        index += 1;
+    }
+    assert!(sum <= LEAVING.as_millis());
+};
 
 /// Clients come back within this, each at a time of its own.
 const SPREAD: Duration = Duration::from_secs(5);
@@ -85,6 +99,8 @@ pub async fn run(
     }
     let routes = http::routes(Arc::clone(&relay));
     let mut server = tokio::spawn(http::serve(listeners, routes, serving.clone()));
+    // Beside the start, which need not wait for it, and not on the thread of the first who asks.
+    tokio::task::spawn_blocking(http::prepare_page);
     let reporting = CancellationToken::new();
     let reports = lifecycle::keep(relay.lifecycle.clone(), relay.bus.clone(), reporting.clone());
     let reports = tokio::spawn(reports);

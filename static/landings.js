@@ -4,7 +4,8 @@
  * All thousand are in the document, so the browser's search finds each, and fifty more a second are little
  * work: new rows are drawn twenty times a second, a bounded number at a time, and they stand in leaves, of
  * which the browser neither lays out nor paints those that are out of sight. So a new row moves its own
- * leaf's rows and some fifty leaves, not a thousand rows.
+ * leaf's rows and a few leaves, not a thousand rows. Each leaf is some work with every frame: out of sight
+ * they are joined to larger ones.
  */
 
 import { element, foreign, line, paced, setText } from "./dom.js";
@@ -12,8 +13,9 @@ import { placeGiven } from "./map.js";
 import { remember, remembered } from "./storage.js";
 import * as words from "./words.js";
 
-/** Rows of a leaf. */
+/** Rows of a leaf, and of one that others were joined to. */
 const LEAF = 20;
+const LARGE = 100;
 /** Leaves at the top that are always laid out. */
 const FIRST = 2;
 /** New rows at a time: enough that a catch-up shows at once, few enough that a slow phone goes on. */
@@ -154,6 +156,19 @@ export class Landings {
       if (rest.className) continue;
       rest.className = "rest";
       if (TELLS_SIGHT) this.#inSight.delete(rest);
+    }
+    this.#joinTwo();
+  }
+
+  /** Two at a time keeps up with those that are added. */
+  #joinTwo() {
+    const hasRoom = (upper, lower) => upper.childElementCount + lower.childElementCount <= LARGE;
+    for (const upper of [...this.#list.children].slice(FIRST)) {
+      const lower = upper.nextElementSibling;
+      if (!lower) return;
+      if (this.#inSight.has(upper) || this.#inSight.has(lower) || !hasRoom(upper, lower)) continue;
+      lower.prepend(...upper.children);
+      return upper.remove();
     }
   }
 

@@ -18,8 +18,8 @@ const SOUTH = -56;
 
 const MARKS = 40;
 /** Saucers with their waves, and lines: as many at a time, so a flood moves no more than that. */
-const LIVE = 5;
-const LINES = 5;
+const LIVE = 4;
+const LINES = 3;
 /** So long is each of them left to be seen (ms): what comes meanwhile to a map that is full is a mark only. */
 const SEEN = 2_000;
 const LIGHTS = 500;

@@ -53,10 +53,12 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// How often a contender and the floor take turns while one figure is taken, and the fewest rounds of a turn.
-/// One more comes first and is not counted: the other's turn has emptied the processor's caches.
+/// How often a contender and the floor take turns while one figure is taken, and the fewest rounds of a turn, or
+/// deliveries. One more round comes first and is not counted: the other's turn has emptied the processor's
+/// caches. A round of so many deliveries fills them with its first few.
 const TURNS: usize = 6;
 const ROUNDS: usize = 4;
+const DELIVERIES: usize = 128_000;
 
 /// A server and its sockets.
 struct Stand {
@@ -148,13 +150,16 @@ fn fill(stand: &mut Stand, sockets: usize) -> Result<()> {
 
 /// What each shows in so many rounds, by turns.
 fn fan_out(stands: &mut [Stand], window: usize, rounds: usize) -> Result<Vec<Fanout>> {
-    let rounds = rounds.div_ceil(TURNS).max(ROUNDS);
+    let round = window * stands[0].load.len();
+    let rounds = rounds.div_ceil(TURNS).max(ROUNDS.min(DELIVERIES.div_ceil(round)));
     let turn = |Stand { server, load }: &mut Stand| {
-        fanout::measure(load, server.pid, window, 1)?;
+        if round < DELIVERIES {
+            fanout::measure(load, server.pid, window, 1)?;
+        }
         fanout::measure(load, server.pid, window, rounds)
     };
-    // The first ones warm up: compilers at run time want to have seen it before.
-    take_turns(stands, 2, turn)?;
+    // The first one warms up: compilers at run time want to have seen it before.
+    take_turns(stands, 1, turn)?;
     take_turns(stands, TURNS, turn)?.into_iter().map(Fanout::sum).collect()
 }
 

@@ -73,11 +73,11 @@ impl Reader {
             frame.extend_from_slice(bytes);
             &frame
         };
-        while let Some((header, payload, after)) =
+        while let Some((header, mask, payload, after)) =
             next_frame(rest, message.as_ref().map_or(0, |begun| begun.text.len()), limit)?
         {
             rest = after;
-            let payload = unmask(payload, header.mask)?;
+            let payload = unmask(payload, mask);
             match header.opcode {
                 OpCode::Control(control) => {
                     let told = control_message(control, payload)?;
@@ -128,9 +128,9 @@ impl Reader {
     }
 }
 
-type Frame<'a> = (FrameHeader, &'a [u8], &'a [u8]);
+type Frame<'a> = (FrameHeader, [u8; 4], &'a [u8], &'a [u8]);
 
-/// The first frame of `bytes`, its payload and what comes after; None when it is not all there. `begun`
+/// The first frame of `bytes`, its mask, its payload and what comes after; None when it is not all there. `begun`
 /// bytes of its message came before.
 fn next_frame(bytes: &[u8], begun: usize, limit: usize) -> Result<Option<Frame<'_>>, Violation> {
     let mut cursor = Cursor::new(bytes);
@@ -139,9 +139,7 @@ fn next_frame(bytes: &[u8], begun: usize, limit: usize) -> Result<Option<Frame<'
     if header.rsv1 || header.rsv2 || header.rsv3 {
         return Err(Violation::Protocol("a reserved bit is set"));
     }
-    if header.mask.is_none() {
-        return Err(Violation::Protocol("a client's frames are masked"));
-    }
+    let mask = header.mask.ok_or(Violation::Protocol("a client's frames are masked"))?;
     // RFC 6455, 5.2: as few bytes as it needs, and of eight not the highest bit.
     let encodable = match bytes[1] & 0x7f {
         126 => 126..=0xffff,
@@ -164,12 +162,11 @@ fn next_frame(bytes: &[u8], begun: usize, limit: usize) -> Result<Option<Frame<'
         _ => {}
     }
     let rest = &bytes[usize::try_from(cursor.position()).unwrap_or(bytes.len())..];
-    let frame = rest.split_at_checked(length).map(|(payload, after)| (header, payload, after));
+    let frame = rest.split_at_checked(length).map(|(payload, after)| (header, mask, payload, after));
     Ok(frame)
 }
 
-fn unmask(payload: &[u8], mask: Option<[u8; 4]>) -> Result<Vec<u8>, Violation> {
-    let mask = mask.ok_or(Violation::Protocol("a client's frames are masked"))?;
+fn unmask(payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
     let mut clear = payload.to_vec();
     let (words, rest) = clear.as_chunks_mut::<4>();
     for word in words {
@@ -178,7 +175,7 @@ fn unmask(payload: &[u8], mask: Option<[u8; 4]>) -> Result<Vec<u8>, Violation> {
     for (byte, mask) in rest.iter_mut().zip(mask) {
         *byte ^= mask;
     }
-    Ok(clear)
+    clear
 }
 
 fn control_message(control: Control, payload: Vec<u8>) -> Result<Message, Violation> {

@@ -22,6 +22,7 @@ use warp::reply::{Reply, Response};
 use warp::{Filter, Rejection};
 
 pub use self::listen::listen;
+pub use self::page::prepare as prepare_page;
 pub use self::server::{MAX_CONNECTIONS, Peer, answer, serve};
 use crate::relay::Relay;
 use crate::wire::ErrorCode;
@@ -49,7 +50,7 @@ pub fn routes(relay: Arc<Relay>) -> BoxedFilter<(impl Reply,)> {
         .boxed()
 }
 
-/// With every answer.
+/// With every answer of a route.
 static STRICT: LazyLock<HeaderMap> = LazyLock::new(|| {
     let headers: [(HeaderName, &'static str); 5] = [
         (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),

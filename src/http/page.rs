@@ -1,4 +1,5 @@
-//! The page and its files, and the documents of the interface, inside the binary: one thing to deploy, and never of another version.
+//! The page and its files, and the documents of the interface, inside the binary: one thing to deploy, and
+//! never of another version.
 
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -37,7 +38,7 @@ struct Asset {
     zipped: Bytes,
 }
 
-/// By path. Compressed when first asked for, so that a start does not wait for it.
+/// By path. Compressed beside the start, see [`prepare`].
 static ASSETS: LazyLock<HashMap<String, Asset>> = LazyLock::new(|| {
     let files: Vec<_> = Files::iter()
         .filter_map(|name| {
@@ -59,11 +60,16 @@ static ASSETS: LazyLock<HashMap<String, Asset>> = LazyLock::new(|| {
     assets.collect()
 });
 
-/// Of all files together: it differs where any of them does.
+/// Compresses all of it, which takes a while and is done by the first who needs it otherwise.
+pub fn prepare() {
+    LazyLock::force(&ASSETS);
+}
+
+/// Of all files together, in their order: it differs where any of them does.
 fn version(hashes: impl Iterator<Item = [u8; 32]>) -> String {
-    let mut all = [0; 32];
+    let mut all = [0_u8; 32];
     for hash in hashes {
-        all.iter_mut().zip(hash).for_each(|(sum, byte)| *sum ^= byte);
+        all.iter_mut().zip(hash).for_each(|(sum, byte)| *sum = sum.rotate_left(1) ^ byte);
     }
     hex(&all)
 }

@@ -2,14 +2,15 @@
 //!
 //! A request's head has its time and size, connections have their number, and only HTTP/1.1 is
 //! spoken (Fly's proxy speaks HTTP/2 to the world). The same time-out ends idle keep-alives. Where there
-//! are too many, new ones take the places of the oldest: who opens thousands and says nothing, or little,
-//! keeps nobody out. One that has not spoken yet costs no buffer.
+//! are too many, new ones take the places of the oldest, first of those that are not being answered: who opens
+//! thousands and says nothing, or little, keeps nobody out. One that has not spoken yet costs no buffer.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -94,9 +95,16 @@ pub async fn serve<R: Reply + 'static>(
 /// Connections that are no sockets (yet), the oldest first.
 struct Crowd {
     most: usize,
-    connections: VecDeque<(Instant, AbortHandle)>,
+    connections: VecDeque<Guest>,
     /// With so many it is time to forget those that have ended: a handle keeps its task's memory.
     forget_at: usize,
+}
+
+struct Guest {
+    since: Instant,
+    task: AbortHandle,
+    /// Its request is there, and the answer is being made.
+    is_answered: Arc<AtomicBool>,
 }
 
 impl Crowd {
@@ -110,31 +118,28 @@ impl Crowd {
             return;
         }
         loop {
-            self.connections.retain(|(_, connection)| !connection.is_finished());
+            self.connections.retain(|guest| !guest.task.is_finished());
             self.forget_at = (2 * self.connections.len()).clamp(FORGET_AT.min(self.most), self.most);
             if self.connections.len() < self.most {
                 return;
             }
-            let oldest = self.connections.front();
-            match oldest.filter(|(since, _)| since.elapsed() >= TIME_OF_THE_OLDEST) {
-                Some((_, oldest)) => {
-                    oldest.abort();
-                    self.connections.pop_front();
-                }
-                None => sleep(Duration::from_millis(10)).await,
+            let idle = self.connections.iter().position(|guest| !guest.is_answered.load(Ordering::Relaxed));
+            let index = idle.unwrap_or(0);
+            let has_had_its_time =
+                self.connections.get(index).is_some_and(|guest| guest.since.elapsed() >= TIME_OF_THE_OLDEST);
+            if !has_had_its_time {
+                sleep(Duration::from_millis(10)).await;
+            } else if let Some(guest) = self.connections.remove(index) {
+                guest.task.abort();
             }
         }
-    }
-
-    fn admit(&mut self, connection: AbortHandle) {
-        self.connections.push_back((Instant::now(), connection));
     }
 }
 
 /// It ends with the serving.
 impl Drop for Crowd {
     fn drop(&mut self) {
-        self.connections.iter().for_each(|(_, connection)| connection.abort());
+        self.connections.iter().for_each(|guest| guest.task.abort());
     }
 }
 
@@ -172,14 +177,17 @@ async fn accept_all<R: Reply + 'static>(
             }
         };
         let (http, routes) = (http.clone(), routes.clone());
+        let is_answered = Arc::new(AtomicBool::new(false));
+        let answered = Arc::clone(&is_answered);
         let task = tokio::spawn(async move {
             // Hyper would begin with a buffer, and with a read that finds nothing.
             if let Ok(Ok(())) = timeout(HEADER_TIME, stream.readable()).await {
                 // Boxed: what is silent stays small.
-                Box::pin(converse(&http, stream, peer, routes)).await;
+                Box::pin(converse(&http, stream, peer, routes, answered)).await;
             }
         });
-        crowd.admit(task.abort_handle());
+        let task = task.abort_handle();
+        crowd.connections.push_back(Guest { since: Instant::now(), task, is_answered });
     }
 }
 
@@ -189,6 +197,7 @@ async fn converse<R: Reply + 'static>(
     stream: TcpStream,
     peer: SocketAddr,
     routes: BoxedFilter<(R,)>,
+    is_answered: Arc<AtomicBool>,
 ) {
     let (takeover, taken) = oneshot::channel();
     let takeover = Takeover(Arc::new(Mutex::new(Some(takeover))));
@@ -197,7 +206,13 @@ async fn converse<R: Reply + 'static>(
         if request.version() == Version::HTTP_11 {
             request.extensions_mut().insert(takeover.clone());
         }
-        answer(routes.clone(), request)
+        let (routes, is_answered) = (routes.clone(), Arc::clone(&is_answered));
+        async move {
+            is_answered.store(true, Ordering::Relaxed);
+            let answer = answer(routes, request).await;
+            is_answered.store(false, Ordering::Relaxed);
+            answer
+        }
     });
     let mut connection = http.serve_connection(TokioIo::new(stream), service);
     let ended = select! {

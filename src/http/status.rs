@@ -62,6 +62,7 @@ fn status_reply(relay: &Relay, started: Instant) -> Response {
     }
     let identity = relay.identity();
     let connected_clients = relay.clients();
+    let memory_usage = Memory { rss: process::resident_bytes() };
     relay.with_fleet(|fleet| {
         warp::reply::json(&Status {
             status: match relay.health.phase() {
@@ -72,7 +73,7 @@ fn status_reply(relay: &Relay, started: Instant) -> Response {
             },
             connected_clients,
             uptime: started.elapsed().as_secs_f64(),
-            memory_usage: Memory { rss: process::resident_bytes() },
+            memory_usage,
             instance_id: identity.instance(),
             region: identity.region(),
             version: env!("CARGO_PKG_VERSION"),

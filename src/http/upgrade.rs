@@ -70,8 +70,8 @@ pub fn route(relay: Arc<Relay>) -> BoxedFilter<(Response,)> {
 
 type Refused = Box<(&'static str, Response)>;
 
-/// Lets a visitor in, and takes the connection then. Dropped while the app's backend is asked, as it is when the visitor goes, it leaves
-/// nothing behind.
+/// Lets a visitor in, and takes the connection then. Dropped while the app's backend is asked, as it is when
+/// the visitor goes, it leaves nothing behind.
 async fn accept(
     relay: &Arc<Relay>,
     admission: &Arc<Admission>,

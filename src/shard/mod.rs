@@ -19,6 +19,7 @@ mod sync;
 #[cfg(test)]
 mod tests;
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -55,12 +56,21 @@ use crate::metrics::Stopwatch;
 use crate::relay::{Member, Relay};
 use crate::wire::{Close, CloseCode, ErrorCode, reply, request};
 
-/// Commands done, and sockets written, between two looks at what else there is to do.
+/// Steps of work between two looks at what else there is to do: a command done or a socket written is one, and
+/// so is each message that was read, or so many turns that an event to a channel gives out, or bytes written.
 const SLICE: usize = 128;
+const TURNS_A_STEP: usize = 64;
+const BYTES_A_STEP: usize = 16 << 10;
 
 /// Turns that channels' events may give out before those with turns are written to. An event to a channel
 /// is one for each member.
 const TURNS: usize = 1 << 16;
+
+/// Connections that are taken leave of at once: as many as a round finds to be over, at most.
+const BURIED_AT_ONCE: usize = 3 * SLICE;
+
+/// Sockets that time ends with one tick; the others are found again at the next.
+const DUE_AT_ONCE: usize = 1 << 10;
 
 /// Each pass begins elsewhere, by this part of the whole, so that the same sockets are not always last.
 const GOLDEN: f64 = 0.618_033_988;
@@ -73,12 +83,14 @@ const READS: usize = 4;
 const ROUNDS_AT_ONCE: u64 = 64;
 
 /// What may be kept of all sockets together, beside the log, because their clients do not take it, or do not
-/// finish what they say. Beyond it each of those has an equal share.
+/// finish what they say. Beyond it those for whom most is kept are ended.
 const MOST_KEPT: usize = 24 << 20;
 
-/// Where such a part of that may have come since it was looked at, it is looked at again so soon.
+/// Where such a part of that may have come since it was looked at, it is looked at again so soon; or, so that
+/// looking is a small part of all work, after so many times as long as it took.
 const MUCH: usize = 8;
 const SOON: Duration = Duration::from_millis(5);
+const SELDOM: u32 = 10;
 
 /// How finely time is kept.
 const TICK: Duration = Duration::from_millis(100);
@@ -130,10 +142,13 @@ pub struct Shard {
     watches: VecDeque<(u64, u64, Stopwatch)>,
     /// Bytes that waited for sockets when time was last kept.
     unread: usize,
-    /// When that was, and the bytes that were said to single sockets, or of messages that they did not finish,
-    /// since then.
+    /// When that was and how long it took, and the bytes that were said to single sockets, or of messages that
+    /// they did not finish, since then.
     tended: Instant,
+    tending: Duration,
     grown: usize,
+    /// Steps of the slice under way.
+    steps: usize,
     /// Those whose connection is found to be over.
     over: Vec<(SocketId, Over)>,
     pass: Pass,
@@ -217,7 +232,9 @@ impl Shard {
             watches: VecDeque::new(),
             unread: 0,
             tended: Instant::now(),
+            tending: Duration::ZERO,
             grown: 0,
+            steps: 0,
             over: Vec::new(),
             pass: Pass::default(),
             buffer: vec![0; READ_BUFFER],
@@ -252,14 +269,18 @@ impl Shard {
     }
 
     fn is_idle(&self) -> bool {
-        self.commands.is_empty() && self.listed.is_empty() && self.pass.done == self.log.head()
+        self.commands.is_empty()
+            && self.listed.is_empty()
+            && self.over.is_empty()
+            && self.pass.done == self.log.head()
     }
 
     fn round(&mut self) {
         self.look_at_the_clock();
         self.obey();
         self.write();
-        if self.grown > self.most_kept() / MUCH && self.tended.elapsed() >= SOON {
+        let soon = SOON.max(SELDOM * self.tending);
+        if self.grown > self.most_kept() / MUCH && self.tended.elapsed() >= soon {
             self.tend();
         }
         self.bury();
@@ -268,18 +289,22 @@ impl Shard {
     /// The hot path: writes to some of those who have something of their own, and to a slice of all.
     fn write(&mut self) {
         let limit = self.relay.config.limits.outbox_bytes;
-        for _ in 0..SLICE.min(self.listed.len()) {
-            let Some(id) = self.listed.pop_front() else { break };
+        self.steps = 0;
+        while self.steps < SLICE
+            && let Some(id) = self.listed.pop_front()
+        {
             self.delisted += 1;
             if let Some(index) = self.sockets.get_index_of(&id) {
                 self.sockets[index].socket.is_listed = false;
                 self.write_to(index, limit);
             }
         }
-        if self.pass.done == self.pass.goal && self.pass.done < self.log.head() {
+        let is_due = self.pass.done == self.pass.goal && self.pass.done < self.log.head();
+        if is_due && self.over.len() < BURIED_AT_ONCE {
             self.pass.begin(self.sockets.len(), self.log.head());
         }
-        for _ in 0..SLICE.min(self.pass.left) {
+        self.steps = 0;
+        while self.steps < SLICE && self.pass.left > 0 {
             let index = self.pass.step(self.sockets.len());
             self.write_to(index, limit);
             self.pass.lowest = self.pass.lowest.min(self.sockets[index].socket.place());
@@ -299,8 +324,11 @@ impl Shard {
     }
 
     fn write_to(&mut self, index: usize, limit: usize) {
+        self.steps += 1;
         let Some((id, Resident { socket, .. })) = self.sockets.get_index_mut(index) else { return };
-        match socket.write(&self.log, self.now) {
+        let (written, bytes) = socket.write(&self.log, self.now);
+        self.steps += bytes / BYTES_A_STEP;
+        match written {
             Written::All => {}
             Written::Blocked if socket.is_closing() => {
                 if socket.holds(&self.log) > limit {
@@ -325,11 +353,12 @@ impl Shard {
         if self.listed.is_empty() {
             self.turns = 0;
         }
-        for _ in 0..SLICE {
-            if self.turns >= TURNS {
-                break;
-            }
-            let Some(command) = self.commands.pop_front() else { break };
+        self.steps = 0;
+        while self.steps < SLICE
+            && self.turns < TURNS
+            && let Some(command) = self.commands.pop_front()
+        {
+            self.steps += 1;
             match command {
                 Command::Join(id, arrival) => self.join(id, *arrival),
                 Command::Tell(audience, frame) => self.tell(&audience, &frame),
@@ -366,12 +395,14 @@ impl Shard {
             return;
         };
         let members = self.channels.get(channel).into_iter().flatten();
+        let before = self.turns;
         for id in members.filter(|id| Some(**id) != audience.except) {
             let Some(Resident { socket, .. }) = self.sockets.get_mut(id) else { continue };
             socket.tell(&self.log, frame.bytes().clone());
             list(&mut self.listed, *id, socket);
             self.turns += 1;
         }
+        self.steps += (self.turns - before) / TURNS_A_STEP;
         self.mailbox.offered(frame.bytes().len() as u64);
     }
 
@@ -427,7 +458,9 @@ impl Shard {
             socket.is_blocked = false;
             list(&mut self.listed, id, socket);
             // One that does not take its answers is not listened to.
-            if socket.write(&self.log, now) == Written::Blocked {
+            let (written, bytes) = socket.write(&self.log, now);
+            self.steps += bytes / BYTES_A_STEP;
+            if written == Written::Blocked {
                 return;
             }
             // It takes bytes again: that is a sign of life.
@@ -460,6 +493,7 @@ impl Shard {
         if !matches!(read, Read::All) {
             socket.heard = now;
         }
+        self.steps += said.len();
         for message in said {
             let Some(member) = &home.member else { break };
             match message {
@@ -513,6 +547,7 @@ impl Shard {
 
     /// Does what time asks for.
     fn tend(&mut self) {
+        let begun = Instant::now();
         self.look_at_the_clock();
         let now = self.now;
         let interval = ticks(self.relay.config.ping_interval);
@@ -521,18 +556,16 @@ impl Shard {
         self.grown = 0;
         let (mut unread, mut kept) = (0, 0);
         for (id, Resident { socket, .. }) in &mut self.sockets {
-            unread += socket.lag(&self.log);
+            unread += socket.unread(&self.log);
             kept += socket.keeps();
             if let Some(since) = socket.closing_since {
                 if now - since.get().min(now) >= ticks(LINGER) {
                     self.over.push((*id, Over::Lost));
                 }
-            } else if socket.expires_at <= now {
-                due.push((*id, Close::new(CloseCode::Expired, "token expired")));
-            } else if socket.is_blocked && now - socket.moved >= 2 * interval {
-                due.push((*id, Close::new(CloseCode::Idle, "not reading")));
-            } else if !socket.is_blocked && now - socket.heard >= 2 * interval {
-                due.push((*id, Close::new(CloseCode::Idle, "no sign of life for two ping intervals")));
+            } else if due.len() < DUE_AT_ONCE
+                && let Some(close) = socket.overdue(now, interval)
+            {
+                due.push((*id, close));
             } else if socket.ping_at <= now {
                 socket.ping_at = now + interval;
                 socket.tell(&self.log, ping.clone());
@@ -548,13 +581,15 @@ impl Shard {
         self.relay.metrics.unread.inc_by(unread as i64 - self.unread as i64);
         self.unread = unread;
         self.tended = Instant::now();
+        self.tending = self.tended - begun;
     }
 
+    /// A newcomer may be told as much as the whole history, which is not to be too much by itself.
     fn most_kept(&self) -> usize {
-        MOST_KEPT / self.relay.shards.len()
+        (MOST_KEPT / self.relay.shards.len()).max(2 * self.relay.config.history.bytes)
     }
 
-    /// Ends those for whom more than an equal share is kept, where it is too much in all.
+    /// Ends those for whom most is kept, until the rest is not too much in all.
     fn make_room(&mut self) {
         // What several are told is there once, and each has a part of it.
         let mut holders: HashMap<usize, usize, FxBuildHasher> = HashMap::default();
@@ -567,13 +602,16 @@ impl Shard {
             socket.keeps() - others.sum::<usize>()
         };
         let keeping = self.sockets.iter().filter(|(_, resident)| resident.socket.keeps() > 0);
-        let kept: Vec<_> = keeping.map(|(id, resident)| (*id, charge(&resident.socket))).collect();
+        let mut kept: Vec<_> = keeping.map(|(id, resident)| (*id, charge(&resident.socket))).collect();
         let most = self.most_kept();
-        if kept.iter().map(|(_, bytes)| bytes).sum::<usize>() <= most {
-            return;
-        }
-        let share = most / kept.len();
-        for (id, _) in kept.into_iter().filter(|(_, bytes)| *bytes > share) {
+        let mut sum = kept.iter().map(|(_, bytes)| bytes).sum::<usize>();
+        let share = most / kept.len().max(1);
+        kept.sort_by_key(|(_, bytes)| Reverse(*bytes));
+        for (id, bytes) in kept {
+            if sum <= most {
+                return;
+            }
+            sum -= bytes;
             self.close(id, &too_slow(), true);
             // A frame that is begun goes first, and one of what was missed may be as long as the history.
             if self.sockets.get(&id).is_some_and(|resident| charge(&resident.socket) > share) {
@@ -599,12 +637,13 @@ impl Shard {
         list(&mut self.listed, id, socket);
     }
 
-    /// Takes leave of the connections that are over. Between two passes: it changes others' indices.
+    /// Takes leave of connections that are over. Between two passes: it changes others' indices.
     fn bury(&mut self) {
         if self.pass.left > 0 {
             return;
         }
-        for (id, over) in mem::take(&mut self.over) {
+        let count = self.over.len().min(BURIED_AT_ONCE);
+        for (id, over) in self.over.drain(..count) {
             let Some(Resident { socket, mut home }) = self.sockets.swap_remove(&id) else { continue };
             home.depart("lost");
             if let Over::Closed = over {

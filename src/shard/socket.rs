@@ -18,6 +18,7 @@ use tokio::net::TcpStream;
 use super::log::Log;
 use super::mailbox::{Message, Notice, Outbox};
 use crate::frame::reader::{Message as Said, Reader, Violation};
+use crate::wire::{Close, CloseCode};
 
 /// What a waiting turn takes beside its bytes, so that many small ones are bounded too: a queue has room for
 /// twice as many as it was made to hold.
@@ -119,30 +120,33 @@ impl Socket {
         socket
     }
 
-    /// Writes all that it has not been told yet, as far as the system takes it.
-    pub fn write(&mut self, log: &Log, now: u32) -> Written {
+    /// Writes all that it has not been told yet, as far as the system takes it; and how many bytes that were.
+    pub fn write(&mut self, log: &Log, now: u32) -> (Written, usize) {
         if self.is_blocked {
-            return Written::Blocked;
+            return (Written::Blocked, 0);
         }
+        let mut bytes = 0;
         if self.turns.is_empty() {
             // The hot path. Past tokio's record of what is ready: one cache line less.
             let waiting = log.between(self.place, log.head());
             if waiting.is_empty() {
-                return Written::All;
+                return (Written::All, 0);
             }
             // What stands in the way, if something does, is met again.
             if let Ok(count) = SockRef::from(&self.stream).send(waiting) {
                 self.place += count as u64;
                 self.moved = now;
+                bytes = count;
             }
             if self.place == log.head() {
-                return Written::All;
+                return (Written::All, bytes);
             }
         }
-        self.write_turns(log, now)
+        let written = self.write_turns(log, now, &mut bytes);
+        (written, bytes)
     }
 
-    fn write_turns(&mut self, log: &Log, now: u32) -> Written {
+    fn write_turns(&mut self, log: &Log, now: u32, bytes: &mut usize) -> Written {
         loop {
             if self.advance(0) {
                 return Written::Ended;
@@ -162,6 +166,7 @@ impl Socket {
             match written {
                 Ok(count) => {
                     self.moved = now;
+                    *bytes += count;
                     if self.advance(count) {
                         return Written::Ended;
                     }
@@ -328,6 +333,24 @@ impl Socket {
         untaken + self.unfinished()
     }
 
+    /// Bytes that wait for it: of the log, and of its own.
+    pub fn unread(&self, log: &Log) -> usize {
+        self.holds(log).saturating_add(self.kept)
+    }
+
+    /// Why its time is over, if it is: its visitor's, or that for a sign of life, which is two intervals of pings.
+    pub fn overdue(&self, now: u32, interval: u32) -> Option<Close> {
+        if self.expires_at <= now {
+            return Some(Close::new(CloseCode::Expired, "token expired"));
+        }
+        let (since, why) = if self.is_blocked {
+            (self.moved, "not reading")
+        } else {
+            (self.heard, "no sign of life for two ping intervals")
+        };
+        (now - since >= 2 * interval).then(|| Close::new(CloseCode::Idle, why))
+    }
+
     /// Bytes of a message of which there is more to come.
     pub fn unfinished(&self) -> usize {
         self.reader.kept()
@@ -471,7 +494,7 @@ pub mod tests {
                 }
                 6 | 7 => read(&client, random.usize(1..10_000), &mut heard),
                 _ => {
-                    let written = socket.write(&log, 0);
+                    let (written, _) = socket.write(&log, 0);
                     assert!(matches!(written, Written::All | Written::Blocked), "seed {seed}: {written:?}");
                 }
             }
@@ -488,7 +511,7 @@ pub mod tests {
             assert_eq!(socket.holds(&log), 0, "seed {seed}");
             log.forget(log.head());
         }
-        while socket.write(&log, 0) != Written::Ended {
+        while socket.write(&log, 0).0 != Written::Ended {
             select! {
                 () = mailbox.filled() => wake(&mut socket, &mailbox),
                 readable = client.readable() => {
@@ -530,7 +553,7 @@ pub mod tests {
         assert_eq!(socket.lag(&log), 4 * (100 + OVERHEAD) + 30, "half the limit at most for a refresh");
         log.push(b"for all");
         assert_eq!(socket.lag(&log), 4 * (100 + OVERHEAD) + 37);
-        assert_eq!((socket.write(&log, 0), socket.lag(&log)), (Written::All, 0));
+        assert_eq!((socket.write(&log, 0).0, socket.lag(&log)), (Written::All, 0));
     }
 
     #[tokio::test]
@@ -543,7 +566,7 @@ pub mod tests {
         assert!(!socket.advance(0), "nothing of it is written");
         let close = Frame::close(Some(1008), "").into_bytes();
         socket.end(&log, close.clone(), true, 0);
-        assert_eq!(socket.write(&log, 0), Written::Ended);
+        assert_eq!(socket.write(&log, 0).0, Written::Ended);
         drop(socket);
         let mut heard = Vec::new();
         client.read_to_end(&mut heard).await.unwrap();

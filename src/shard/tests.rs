@@ -432,13 +432,70 @@ async fn what_many_are_told_at_once_goes_in_slices_too() {
     }
     let mut most = 0;
     while !shard.is_idle() || !mailbox.is_empty() {
+        let before = shard.turns;
         shard.obey();
+        let given = shard.turns.saturating_sub(before);
+        assert!(given <= SLICE * TURNS_A_STEP + clients.len(), "{given} turns at once");
         most = most.max(shard.sockets.values().map(|resident| resident.socket.turns()).sum());
         shard.write();
     }
     assert!(most <= TURNS + clients.len(), "{most} turns");
     for client in &mut clients {
         client.hears(&vec!["b"; count]).await;
+    }
+}
+
+#[tokio::test]
+async fn of_many_who_are_gone_at_once_leave_is_taken_in_slices() {
+    const GONE: usize = 3 * BURIED_AT_ONCE;
+    let (world, mut shard) = World::by_hand().await;
+    let mut witness = world.client(&[]).await;
+    let mut clients = Vec::new();
+    for _ in 0..GONE {
+        clients.push(world.client(&[]).await);
+    }
+    while !shard.is_idle() || !world.relay.shards[0].is_empty() {
+        shard.round();
+    }
+    for client in &clients {
+        SockRef::from(&client.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+    drop(clients);
+
+    world.tell("a", None);
+    while shard.over.len() < GONE {
+        assert_eq!(shard.sockets.len(), GONE + 1, "one way over all of them comes first");
+        shard.obey();
+        shard.write();
+    }
+    world.tell("b", None);
+    for left in (0..3).rev() {
+        shard.bury();
+        assert_eq!(shard.sockets.len(), left * BURIED_AT_ONCE + 1);
+        shard.obey();
+        shard.write();
+    }
+    assert!(shard.is_idle());
+    witness.hears(&["a", "b"]).await;
+}
+
+#[tokio::test]
+async fn of_many_whose_time_is_over_a_bounded_number_ends_with_each_tick() {
+    let _ = rlimit::increase_nofile_limit(4 * DUE_AT_ONCE as u64);
+    let (world, mut shard) = World::by_hand().await;
+    let past = Visitor { expires: Some(SystemTime::UNIX_EPOCH), ..Visitor::default() };
+    let mut clients = Vec::new();
+    for _ in 0..=DUE_AT_ONCE {
+        clients.push(world.visitor(past.clone(), &[], &[]).await);
+    }
+    while !shard.is_idle() || !world.relay.shards[0].is_empty() {
+        shard.round();
+    }
+    let closing =
+        |shard: &Shard| shard.sockets.values().filter(|resident| resident.socket.is_closing()).count();
+    for count in [DUE_AT_ONCE, DUE_AT_ONCE + 1] {
+        shard.tend();
+        assert_eq!(closing(&shard), count);
     }
 }
 
@@ -574,6 +631,8 @@ async fn what_is_kept_for_those_who_do_not_read_is_bounded_for_all_together() {
     assert!((MOST_KEPT..bound).contains(&most), "{most} at most");
     let closed: Vec<_> = deaf.iter().map(|client| world.relay.find(&client.client_id).is_none()).collect();
     assert!(closed[0] && !closed[DEAF - 1], "{closed:?}");
+    let count = closed.iter().filter(|closed| **closed).count();
+    assert!((DEAF - 16..=DEAF - 14).contains(&count), "no more than must be: {count}");
 
     // What was begun comes whole, and then why it ends.
     assert_eq!(served(&mut shard, deaf[0].frame()).await.1.len(), first.len());
@@ -615,6 +674,18 @@ async fn what_is_kept_of_unfinished_messages_is_bounded_for_all_together() {
     // Who has said less than a share is not asked to say it again.
     honest.stream.write_all(&ping[7..]).await.unwrap();
     assert_eq!(served(&mut shard, honest.frame()).await, (0x8a, b"ping".into()));
+}
+
+#[tokio::test]
+async fn a_newcomer_may_be_told_all_that_the_history_has_room_for() {
+    const HISTORY: usize = 2 * MOST_KEPT;
+    let (world, mut shard) = World::by_hand_with(&[("HISTORY_BYTES", &HISTORY.to_string())]).await;
+    let mut client = world.narrow_client().await;
+    client.outbox.push(refresh(&Bytes::from(vec![b'x'; HISTORY])));
+    shard.tended -= SOON;
+    shard.round();
+    assert!(shard.tended.elapsed() < SOON, "it was looked at");
+    assert_eq!(served(&mut shard, client.frame()).await.1.len(), HISTORY);
 }
 
 #[tokio::test]

@@ -1,12 +1,10 @@
 //! The protocol between a client and its VM: JSON in text frames, `type` first.
 //!
 //! [`request`] reads what clients send, [`reply`] writes what they get. Only these and
-//! [`crate::event`] know JSON.
+//! [`crate::event`] know the JSON of events.
 
 pub mod reply;
 pub mod request;
-
-use std::fmt;
 
 use serde::Serialize;
 
@@ -94,12 +92,6 @@ impl Close {
     /// To come back after so many milliseconds, to this VM or another.
     pub fn come_back(code: CloseCode, after_ms: u128) -> Self {
         Self::new(code, format!("retry in {after_ms} ms"))
-    }
-}
-
-impl fmt::Display for Close {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.code.number(), self.reason)
     }
 }
 

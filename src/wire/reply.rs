@@ -57,7 +57,8 @@ pub fn connected(
     })
 }
 
-/// The second message, and the answer to joining a channel: what there was before. The events' bytes are shared, not copied.
+/// The second message, and the answer to joining a channel: what there was before. The events' bytes are
+/// shared, not copied.
 pub fn refresh_store(channel: Option<&Channel>, catch_up: CatchUp, cursor: Cursor) -> Vec<Bytes> {
     #[derive(Serialize)]
     struct Rest<'a> {

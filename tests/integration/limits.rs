@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use alien_alert::vm::OTHER_FILES;
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_util::sync::CancellationToken;
@@ -136,6 +136,29 @@ async fn a_socket_that_only_pings_and_never_reads_is_cut_off_too() {
     .await;
     let metrics = get(vm.port, "/metrics").await;
     assert!(metrics.text().contains(r#"sockets_closed_total{reason="idle"} 1"#), "{}", metrics.text());
+}
+
+#[tokio::test]
+async fn who_is_being_answered_is_not_let_go_for_those_who_say_nothing() {
+    const SILENT: usize = 3 * OTHER_FILES;
+    let _ = rlimit::increase_nofile_limit(2 * SILENT as u64);
+    let vm = Vm::alone(&[("API_KEY", API_KEY)]).await;
+    let mut asking = TcpStream::connect(("127.0.0.1", vm.port)).await.unwrap();
+    let head = format!(
+        "POST /alerts HTTP/1.1\r\nHost: vm\r\nAuthorization: Bearer {API_KEY}\r\nContent-Length: 2\r\n\r\n{{"
+    );
+    asking.write_all(head.as_bytes()).await.unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..SILENT {
+        silent.push(TcpStream::connect(("127.0.0.1", vm.port)).await.unwrap());
+    }
+    // These came later than who asks, and had to make room all the same.
+    for stream in &mut silent[500..600] {
+        assert_eq!(within("end of who says nothing", stream.read(&mut [0])).await.unwrap_or(0), 0);
+    }
+    asking.write_all(b"}").await.unwrap();
+    let answer = within("answer", BufReader::new(asking).lines().next_line()).await.unwrap();
+    assert_eq!(answer.as_deref(), Some("HTTP/1.1 202 Accepted"));
 }
 
 #[tokio::test]

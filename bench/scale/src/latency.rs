@@ -128,13 +128,14 @@ mod tests {
         // Twice as many events come as passes could be made one by one.
         let fan_outs = fan_outs(10_000.0, 2_000.0 / one, &mut Rng::with_seed(1));
         let longest = fan_outs.iter().copied().fold(0.0, f64::max);
-        assert!(longest <= 2.1 * one, "{longest} of {one}");
+        // One of a few events takes a little longer than one of one.
+        assert!(longest <= 2.1 * pass(10_000.0, 8).max(one), "{longest} of {one}");
         assert!(fan_outs.iter().sum::<f64>() / EVENTS as f64 > 1.2 * one, "but they do wait");
         assert!(pass(1.0, 64) > pass(1.0, 32), "it is not for nothing in the end");
     }
 
     #[test]
     fn few_events_go_on_for_ever() {
-        assert!((2.5..3.5).contains(&sustained(5_000.0)), "{}", sustained(5_000.0));
+        assert!((1.5..3.0).contains(&sustained(5_000.0)), "{}", sustained(5_000.0));
     }
 }
