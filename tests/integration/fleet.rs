@@ -8,7 +8,7 @@ use crate::support::client::{Client, open};
 use crate::support::emulator::Emulator;
 use crate::support::http::get;
 use crate::support::until;
-use crate::support::vm::Vm;
+use crate::support::vm::{Vm, complete};
 
 pub const REGIONS: [&str; 5] = ["ams", "sin", "lax", "syd", "dfw"];
 
@@ -117,11 +117,7 @@ async fn a_killed_vm_takes_up_its_subscription_and_hears_what_it_missed() {
         heard.push(client.expect("alert").await["id"].as_str().unwrap().to_owned());
     }
     // Until then nobody is told that it is all.
-    let late = until("catch-up that is complete", async || {
-        let refresh = sin.connect().await.refresh;
-        (refresh["complete"] == true).then_some(refresh)
-    })
-    .await;
+    let late = complete(&sin, "/ws").await;
     assert_eq!(ids(late["events"].as_array().unwrap()), [before, meanwhile]);
 }
 

@@ -3,30 +3,26 @@
 
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use alien_alert::vm::OTHER_FILES;
 use futures_util::StreamExt as _;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::time::sleep;
 
 use crate::support::client::Client;
 use crate::support::emulator::{Emulator, PROJECT};
 use crate::support::group::Group;
 use crate::support::http::get;
-use crate::support::vm::{Vm, program};
-use crate::support::{until, within, within_for};
+use crate::support::vm::{Vm, complete, program};
+use crate::support::{until, within};
 
 /// The smallest machine has 256 MiB, of which the system and its network take their part.
 const ROOM: u64 = 160 << 20;
 
 /// Settings for clients that say much.
 const UNHURRIED: [(&str, &str); 2] = [("MESSAGE_RATE", "100000"), ("MESSAGE_BURST", "100000")];
-
-/// What went to the stream of who was killed is sought within this, over a new subscription at last.
-const HEARD: Duration = Duration::from_secs(65);
 
 const MIB: f64 = (1 << 20) as f64;
 
@@ -259,18 +255,9 @@ async fn killed_for_its_memory_it_comes_back_to_all_of_it() {
     let ams = counted(&group, &vars).await;
     // The topic may take a while to see that who was killed does not read any more; until then it is said
     // that something is missing.
-    let path = format!("/ws?since={cursor}");
-    let events = within_for(HEARD, "catch-up that is complete", async {
-        loop {
-            let refresh = Client::connect(ams.port, &path).await.refresh;
-            if refresh["complete"] == true {
-                return refresh["events"].as_array().unwrap().clone();
-            }
-            sleep(Duration::from_millis(200)).await;
-        }
-    })
-    .await;
+    let refresh = complete(&ams, &format!("/ws?since={cursor}")).await;
     println!("killed, started and caught up within {:.1?}", begun.elapsed());
-    let ids: Vec<_> = events.iter().map(|event| event["id"].as_str().unwrap()).collect();
+    let ids: Vec<_> =
+        refresh["events"].as_array().unwrap().iter().map(|event| event["id"].as_str().unwrap()).collect();
     assert_eq!(ids, [heard, missed]);
 }

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use super::client::Client;
 use super::emulator::{Emulator, PROJECT};
-use super::{http, until, within};
+use super::{http, until, within, within_for};
 
 /// A running VM; killed with this value.
 pub struct Vm {
@@ -205,4 +205,19 @@ impl Vm {
         let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
         line.trim().strip_suffix(" kB").unwrap().trim().parse::<u64>().unwrap() * 1024
     }
+}
+
+/// What a VM tells of the past to who comes by `path`, as soon as it says that this is all: what went to the
+/// stream of one that was killed is sought for a while, at last over a new subscription.
+pub async fn complete(vm: &Vm, path: &str) -> Value {
+    within_for(Duration::from_secs(65), "catch-up that is complete", async {
+        loop {
+            let refresh = Client::connect(vm.port, path).await.refresh;
+            if refresh["complete"] == true {
+                return refresh;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    })
+    .await
 }
