@@ -16,6 +16,10 @@ import * as words from "./words.js";
 /** Rows of a leaf, and of one that others were joined to. */
 const LEAF = 20;
 const LARGE = 100;
+/** So many are joined in a second: as many as a flood adds, and few enough for one frame. */
+const JOINED = 3;
+/** A row's height, about, in rem. */
+const ROW = 5.5;
 /** Leaves at the top that are always laid out. */
 const FIRST = 2;
 /** New rows at a time: enough that a catch-up shows at once, few enough that a slow phone goes on. */
@@ -66,6 +70,7 @@ export class Landings {
       this.#showAges(target);
     }, true);
     setInterval(() => {
+      this.#joinLeaves();
       if (this.#aging.length > 0) return;
       this.#aging = [...this.#inSight];
       this.#tick();
@@ -157,18 +162,24 @@ export class Landings {
       rest.className = "rest";
       if (TELLS_SIGHT) this.#inSight.delete(rest);
     }
-    this.#joinTwo();
   }
 
-  /** Two at a time keeps up with those that are added. */
-  #joinTwo() {
-    const hasRoom = (upper, lower) => upper.childElementCount + lower.childElementCount <= LARGE;
+  /** Whole ones, of which the browser has told by now that they are out of sight. */
+  #joinLeaves() {
+    let room = JOINED;
     for (const upper of [...this.#list.children].slice(FIRST)) {
       const lower = upper.nextElementSibling;
-      if (!lower) return;
-      if (this.#inSight.has(upper) || this.#inSight.has(lower) || !hasRoom(upper, lower)) continue;
-      lower.prepend(...upper.children);
-      return upper.remove();
+      if (!lower || room === 0) return;
+      const rows = [...upper.children];
+      const count = rows.length + lower.childElementCount;
+      const inSight = this.#inSight.has(upper) || this.#inSight.has(lower);
+      if (inSight || count > LARGE || lower.childElementCount < LEAF) continue;
+      // They would come in once more.
+      for (const row of rows) row.classList.remove("new");
+      lower.prepend(...rows);
+      lower.style.containIntrinsicSize = `${ROW * count}rem`;
+      upper.remove();
+      room--;
     }
   }
 

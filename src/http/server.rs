@@ -123,8 +123,11 @@ impl Crowd {
             if self.connections.len() < self.most {
                 return;
             }
-            let idle = self.connections.iter().position(|guest| !guest.is_answered.load(Ordering::Relaxed));
-            let index = idle.unwrap_or(0);
+            let guests = self.connections.iter().enumerate();
+            let mut idle = guests.filter(|(_, guest)| !guest.is_answered.load(Ordering::Relaxed));
+            let oldest = idle.next();
+            // Where most are being answered, it is they who keep others out.
+            let index = oldest.filter(|_| idle.count() >= self.most / 2).map_or(0, |(index, _)| index);
             let has_had_its_time =
                 self.connections.get(index).is_some_and(|guest| guest.since.elapsed() >= TIME_OF_THE_OLDEST);
             if !has_had_its_time {

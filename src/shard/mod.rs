@@ -589,7 +589,9 @@ impl Shard {
         (MOST_KEPT / self.relay.shards.len()).max(2 * self.relay.config.history.bytes)
     }
 
-    /// Ends those for whom most is kept, until the rest is not too much in all.
+    /// Ends those for whom most is kept, until there is room again: for more than one, or many small ones would
+    /// stay and each newcomer be the one too many. What several are told goes with the last of them; where that
+    /// is not enough, the next look ends more.
     fn make_room(&mut self) {
         // What several are told is there once, and each has a part of it.
         let mut holders: HashMap<usize, usize, FxBuildHasher> = HashMap::default();
@@ -605,10 +607,13 @@ impl Shard {
         let mut kept: Vec<_> = keeping.map(|(id, resident)| (*id, charge(&resident.socket))).collect();
         let most = self.most_kept();
         let mut sum = kept.iter().map(|(_, bytes)| bytes).sum::<usize>();
+        if sum <= most {
+            return;
+        }
         let share = most / kept.len().max(1);
         kept.sort_by_key(|(_, bytes)| Reverse(*bytes));
         for (id, bytes) in kept {
-            if sum <= most {
+            if sum <= most / 4 * 3 {
                 return;
             }
             sum -= bytes;
