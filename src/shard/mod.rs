@@ -279,8 +279,7 @@ impl Shard {
         self.look_at_the_clock();
         self.obey();
         self.write();
-        let soon = SOON.max(SELDOM * self.tending);
-        if self.grown > self.most_kept() / MUCH && self.tended.elapsed() >= soon {
+        if self.grown > self.most_kept() / MUCH && self.tended.elapsed() >= SOON.max(SELDOM * self.tending) {
             self.tend();
         }
         self.bury();
@@ -610,7 +609,7 @@ impl Shard {
         if sum <= most {
             return;
         }
-        let share = most / kept.len().max(1);
+        let share = most / kept.len();
         kept.sort_by_key(|(_, bytes)| Reverse(*bytes));
         for (id, bytes) in kept {
             if sum <= most / 4 * 3 {

@@ -3,7 +3,8 @@
 //!
 //! The browser's own slowness waits by the clock, so a busy machine makes it slower still: what that shows is
 //! printed. What is held to is the thread's own time at full speed, four times, and a bound that slow machines
-//! keep as well: on the one that this was written on, the same page took 13 ms on one day and 20 on another.
+//! keep as well: on the one that this was written on, a page that did more took 9 to 15 ms on one day, and this
+//! one 18 to 21 on another.
 
 use std::time::Duration;
 
