@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::browser::open;
 use crate::support::browser::{Driver, Page};
 use crate::support::client::Client;
+use crate::support::devtools::Devtools;
 use crate::support::http::get_with;
 use crate::support::until;
 use crate::support::vm::Vm;
@@ -334,6 +335,35 @@ async fn notifications_are_off_until_asked_for_and_many_landings_are_one() {
     page.click("#notify").await;
     until("why", async || (page.text("#notify").await == "Blocked by the browser").then_some(())).await;
     assert_eq!(page.count("#notify[aria-pressed=false]").await, 1);
+    page.close().await;
+}
+
+/// What follows a click is asked of the real worker, with a notification of its own. A browser without a screen
+/// has no hand that clicks, and lets nobody else bring a page to the front: what is asked of it is told instead.
+#[tokio::test]
+async fn a_click_on_a_notification_leads_to_the_page() {
+    let vm = Vm::alone(&[]).await;
+    let driver = Driver::start().await;
+    let page = open(&driver, &vm).await;
+    page.permit("notifications", "granted").await;
+    page.run("return navigator.serviceWorker.ready.then(({ scope }) => scope)").await;
+    let mut worker = Devtools::attach_to(&page, "service_worker").await;
+    let click = "(async () => {
+        const asked = [];
+        WindowClient.prototype.focus = async function () { asked.push(['focus', new URL(this.url).pathname]); };
+        Clients.prototype.openWindow = async (path) => { asked.push(['open', path]); };
+        await registration.showNotification('Alien landing!', { tag: 'alien-alert' });
+        const [notification] = await registration.getNotifications();
+        const event = new NotificationEvent('notificationclick', { notification });
+        const work = [];
+        event.waitUntil = (promise) => work.push(promise);
+        dispatchEvent(event);
+        await Promise.all(work);
+        return [asked, (await registration.getNotifications()).length];
+    })()";
+    assert_eq!(worker.evaluate(click).await, json!([[["focus", "/"]], 0]), "the page comes to the front");
+    page.client.goto("about:blank").await.unwrap();
+    assert_eq!(worker.evaluate(click).await, json!([[["open", "/"]], 0]), "it is gone, and opened anew");
     page.close().await;
 }
 

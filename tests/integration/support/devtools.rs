@@ -1,4 +1,5 @@
-//! The browser's own protocol, where its driver does not reach: the trace of what a page's thread does.
+//! The browser's own protocol, where its driver does not reach: the trace of what a page's thread does, and its
+//! service worker.
 
 use std::future::Future;
 
@@ -12,7 +13,7 @@ use super::browser::Page;
 use super::client::{next, open};
 use super::http;
 
-/// A line to one page, beside the driver's.
+/// A line to one page or its worker, beside the driver's.
 pub struct Devtools {
     socket: WebSocketStream<TcpStream>,
     calls: u64,
@@ -22,10 +23,15 @@ pub struct Devtools {
 
 impl Devtools {
     pub async fn attach(page: &Page) -> Self {
+        Self::attach_to(page, "page").await
+    }
+
+    /// To the first of that browser's targets of a kind, such as `service_worker`.
+    pub async fn attach_to(page: &Page, kind: &str) -> Self {
         let ports = std::fs::read_to_string(page.profile.join("DevToolsActivePort")).unwrap();
         let port = ports.lines().next().unwrap().parse().unwrap();
         let targets = http::get(port, "/json").await.json();
-        let target = targets.as_array().unwrap().iter().find(|target| target["type"] == "page").unwrap();
+        let target = targets.as_array().unwrap().iter().find(|target| target["type"] == kind).unwrap();
         let path = format!("/devtools/page/{}", target["id"].as_str().unwrap());
         Self { socket: open(port, &path).await.unwrap(), calls: 0, told: Vec::new() }
     }
@@ -42,6 +48,14 @@ impl Devtools {
             }
             self.told.push(message);
         }
+    }
+
+    /// What an expression comes to, when its promise is kept.
+    pub async fn evaluate(&mut self, expression: &str) -> Value {
+        let how = json!({"expression": expression, "awaitPromise": true, "returnByValue": true});
+        let mut answer = self.call("Runtime.evaluate", how).await;
+        assert!(answer["exceptionDetails"].is_null(), "{answer}");
+        answer["result"]["value"].take()
     }
 
     /// The trace of what happens while `act` does.
