@@ -5,13 +5,13 @@
 //! are too many, new ones take the places of the oldest, first of those that are not being answered: who opens
 //! thousands and says nothing, or little, keeps nobody out. One that has not spoken yet costs no buffer.
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -21,7 +21,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::select;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -49,9 +49,6 @@ const HEADER_BYTES: usize = 16 << 10;
 /// Connections that are not sockets (yet). Each may have half a head, or an answer that nobody takes. Those
 /// that become sockets are such for a moment only.
 pub const MAX_CONNECTIONS: usize = 1_024;
-
-/// The least number of connections that is worth going through to forget those that have ended.
-const FORGET_AT: usize = 64;
 
 /// Where there are as many, the oldest is ended after this. Honest crowds have asked by then, even from
 /// the other end of the world; those who say nothing make others wait no longer.
@@ -85,70 +82,115 @@ pub async fn serve<R: Reply + 'static>(
     routes: BoxedFilter<(R,)>,
     stop: CancellationToken,
 ) {
-    let most = MAX_CONNECTIONS / listeners.len().max(1);
+    let crowd = Arc::new(Crowd::default());
     let complaints = Seldom::default();
     let accepting = listeners.into_iter();
-    join_all(accepting.map(|listener| accept_all(listener, Crowd::new(most), &routes, &complaints, &stop)))
-        .await;
+    join_all(accepting.map(|listener| accept_all(listener, &crowd, &routes, &complaints, &stop))).await;
 }
 
 /// Connections that are no sockets (yet), the oldest first.
+#[derive(Default)]
 struct Crowd {
-    most: usize,
-    connections: VecDeque<Guest>,
-    /// With so many it is time to forget those that have ended: a handle keeps its task's memory.
-    forget_at: usize,
+    // Held for a moment by who comes and who goes, never over an await.
+    guests: Mutex<BTreeMap<u64, Guest>>,
+    came: AtomicU64,
+    /// For those who wait for room.
+    left: Notify,
 }
 
 struct Guest {
     since: Instant,
-    task: AbortHandle,
+    /// None only while it is about to begin.
+    task: Option<AbortHandle>,
     /// Its request is there, and the answer is being made.
     is_answered: Arc<AtomicBool>,
 }
 
+impl Guest {
+    fn end(&self) {
+        self.task.iter().for_each(AbortHandle::abort);
+    }
+}
+
 impl Crowd {
-    fn new(most: usize) -> Self {
-        Self { most, connections: VecDeque::new(), forget_at: FORGET_AT }
+    /// Waits until there is room for one more: one of them ends, or the oldest has had its time.
+    async fn room(&self) {
+        while let Some(wait) = self.make_room() {
+            select! {
+                () = self.left.notified() => {}
+                () = sleep(wait) => {}
+            }
+        }
     }
 
-    /// Waits until there is room for one more: one of them ends, or the oldest has had its time.
-    async fn room(&mut self) {
-        if self.connections.len() < self.forget_at {
-            return;
+    /// How long it is until somebody can be asked to leave; none where there is room, or now is.
+    fn make_room(&self) -> Option<Duration> {
+        let mut guests = self.guests();
+        if guests.len() < MAX_CONNECTIONS {
+            return None;
         }
-        loop {
-            self.connections.retain(|guest| !guest.task.is_finished());
-            self.forget_at = (2 * self.connections.len()).clamp(FORGET_AT.min(self.most), self.most);
-            if self.connections.len() < self.most {
-                return;
-            }
-            let guests = self.connections.iter().enumerate();
-            let mut idle = guests.filter(|(_, guest)| !guest.is_answered.load(Ordering::Relaxed));
-            let oldest = idle.next();
-            // Where most are being answered, it is they who keep others out.
-            let index = oldest.filter(|_| idle.count() >= self.most / 2).map_or(0, |(index, _)| index);
-            let has_had_its_time =
-                self.connections.get(index).is_some_and(|guest| guest.since.elapsed() >= TIME_OF_THE_OLDEST);
-            if !has_had_its_time {
-                sleep(Duration::from_millis(10)).await;
-            } else if let Some(guest) = self.connections.remove(index) {
-                guest.task.abort();
-            }
+        let left = |guest: &Guest| TIME_OF_THE_OLDEST.saturating_sub(guest.since.elapsed());
+        let (oldest, wait) = guests.first_key_value().map(|(id, guest)| (*id, left(guest)))?;
+        if !wait.is_zero() {
+            return Some(wait);
         }
+        let mut idle = guests.iter().filter(|(_, guest)| !guest.is_answered.load(Ordering::Relaxed));
+        let first = idle.next().map(|(id, guest)| (*id, left(guest)));
+        // Where most are being answered, it is they who keep others out.
+        let first = first.filter(|_| idle.count() >= MAX_CONNECTIONS / 2);
+        let (id, wait) = first.unwrap_or((oldest, wait));
+        if !wait.is_zero() {
+            return Some(wait);
+        }
+        guests.remove(&id).iter().for_each(Guest::end);
+        None
+    }
+
+    /// Has `converse` done by a task of its own, which is one of the crowd until it ends.
+    fn take_in(
+        self: &Arc<Self>,
+        is_answered: Arc<AtomicBool>,
+        converse: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let id = self.came.fetch_add(1, Ordering::Relaxed);
+        let leaving = Leaving(Arc::downgrade(self), id);
+        self.guests().insert(id, Guest { since: Instant::now(), task: None, is_answered });
+        let task = tokio::spawn(async move {
+            let _leaving = leaving;
+            converse.await;
+        });
+        // Else it has left already.
+        if let Some(guest) = self.guests().get_mut(&id) {
+            guest.task = Some(task.abort_handle());
+        }
+    }
+
+    fn guests(&self) -> MutexGuard<'_, BTreeMap<u64, Guest>> {
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// It ends with the serving.
 impl Drop for Crowd {
     fn drop(&mut self) {
-        self.connections.iter().for_each(|guest| guest.task.abort());
+        self.guests().values().for_each(Guest::end);
+    }
+}
+
+/// Leaves the crowd when dropped.
+struct Leaving(Weak<Crowd>, u64);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let Some(crowd) = self.0.upgrade() else { return };
+        crowd.guests().remove(&self.1);
+        crowd.left.notify_one();
     }
 }
 
 async fn accept_all<R: Reply + 'static>(
     listener: TcpListener,
-    mut crowd: Crowd,
+    crowd: &Arc<Crowd>,
     routes: &BoxedFilter<(R,)>,
     complaints: &Seldom,
     stop: &CancellationToken,
@@ -161,7 +203,7 @@ async fn accept_all<R: Reply + 'static>(
         let accepted = select! {
             biased;
             () = &mut stopped => return,
-            accepted = accept(&listener, &mut crowd) => accepted,
+            accepted = accept(&listener, crowd) => accepted,
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => {
@@ -182,15 +224,13 @@ async fn accept_all<R: Reply + 'static>(
         let (http, routes) = (http.clone(), routes.clone());
         let is_answered = Arc::new(AtomicBool::new(false));
         let answered = Arc::clone(&is_answered);
-        let task = tokio::spawn(async move {
+        crowd.take_in(is_answered, async move {
             // Hyper would begin with a buffer, and with a read that finds nothing.
             if let Ok(Ok(())) = timeout(HEADER_TIME, stream.readable()).await {
                 // Boxed: what is silent stays small.
                 Box::pin(converse(&http, stream, peer, routes, answered)).await;
             }
         });
-        let task = task.abort_handle();
-        crowd.connections.push_back(Guest { since: Instant::now(), task, is_answered });
     }
 }
 
@@ -255,7 +295,7 @@ pub async fn answer<R: Reply + 'static>(
     Ok(answer)
 }
 
-async fn accept(listener: &TcpListener, crowd: &mut Crowd) -> io::Result<(TcpStream, SocketAddr)> {
+async fn accept(listener: &TcpListener, crowd: &Crowd) -> io::Result<(TcpStream, SocketAddr)> {
     crowd.room().await;
     listener.accept().await
 }
