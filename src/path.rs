@@ -197,8 +197,11 @@ impl Path {
         self.last = None;
         self.awaited = None;
         self.joined = Joined::new(inbox.not_sought().cloned());
-        if self.relay.health.phase() == Phase::Starting {
-            self.relay.doubt(inbox.withheld());
+        let withheld = inbox.withheld();
+        if self.relay.health.phase() == Phase::Starting && !withheld.is_zero() {
+            // The topic may need a while to notice the other stream's end. In an interval every VM speaks, and
+            // from what they say it is known what is missing.
+            self.relay.doubt(self.relay.config.beacon_interval + withheld);
         }
         self.relay.rejoined();
         // Cut off for longer than the window: told before anything newer is heard.

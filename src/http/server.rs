@@ -21,7 +21,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::select;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Mutex as TurnLock, Notify, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -94,7 +94,8 @@ struct Crowd {
     // Held for a moment by who comes and who goes, never over an await.
     guests: Mutex<BTreeMap<u64, Guest>>,
     came: AtomicU64,
-    /// For those who wait for room.
+    /// Who waits for room; the others of the listeners wait behind it, in their order.
+    turn: TurnLock<()>,
     left: Notify,
 }
 
@@ -115,6 +116,7 @@ impl Guest {
 impl Crowd {
     /// Waits until there is room for one more: one of them ends, or the oldest has had its time.
     async fn room(&self) {
+        let _turn = self.turn.lock().await;
         while let Some(wait) = self.make_room() {
             select! {
                 () = self.left.notified() => {}
@@ -137,7 +139,7 @@ impl Crowd {
         let mut idle = guests.iter().filter(|(_, guest)| !guest.is_answered.load(Ordering::Relaxed));
         let first = idle.next().map(|(id, guest)| (*id, left(guest)));
         // Where most are being answered, it is they who keep others out.
-        let first = first.filter(|_| idle.count() >= MAX_CONNECTIONS / 2);
+        let first = first.filter(|_| idle.nth(MAX_CONNECTIONS / 2 - 1).is_some());
         let (id, wait) = first.unwrap_or((oldest, wait));
         if !wait.is_zero() {
             return Some(wait);
@@ -295,7 +297,9 @@ pub async fn answer<R: Reply + 'static>(
     Ok(answer)
 }
 
+/// Somebody who comes, and for whom there is room.
 async fn accept(listener: &TcpListener, crowd: &Crowd) -> io::Result<(TcpStream, SocketAddr)> {
+    let accepted = listener.accept().await?;
     crowd.room().await;
-    listener.accept().await
+    Ok(accepted)
 }

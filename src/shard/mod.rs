@@ -92,6 +92,9 @@ const MUCH: usize = 8;
 const SOON: Duration = Duration::from_millis(5);
 const SELDOM: u32 = 10;
 
+/// Who took something so lately is reading, though it has not read all.
+const TAKING: Duration = Duration::from_secs(1);
+
 /// How finely time is kept.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -589,8 +592,9 @@ impl Shard {
     }
 
     /// Ends those for whom most is kept, until there is room again: for more than one, or many small ones would
-    /// stay and each newcomer be the one too many. What several are told goes with the last of them; where that
-    /// is not enough, the next look ends more.
+    /// stay and each newcomer be the one too many. Those who take what they are told, if not all at once, are
+    /// the last. What several are told goes with the last of them; where that is not enough, the next look ends
+    /// more.
     fn make_room(&mut self) {
         // What several are told is there once, and each has a part of it.
         let mut holders: HashMap<usize, usize, FxBuildHasher> = HashMap::default();
@@ -603,15 +607,17 @@ impl Shard {
             socket.keeps() - others.sum::<usize>()
         };
         let keeping = self.sockets.iter().filter(|(_, resident)| resident.socket.keeps() > 0);
-        let mut kept: Vec<_> = keeping.map(|(id, resident)| (*id, charge(&resident.socket))).collect();
+        let is_taking = |socket: &Socket| socket.is_taking(self.now, ticks(TAKING));
+        let kept = keeping.map(|(id, Resident { socket, .. })| (*id, charge(socket), is_taking(socket)));
+        let mut kept: Vec<_> = kept.collect();
         let most = self.most_kept();
-        let mut sum = kept.iter().map(|(_, bytes)| bytes).sum::<usize>();
+        let mut sum = kept.iter().map(|(_, bytes, _)| bytes).sum::<usize>();
         if sum <= most {
             return;
         }
         let share = most / kept.len();
-        kept.sort_by_key(|(_, bytes)| Reverse(*bytes));
-        for (id, bytes) in kept {
+        kept.sort_by_key(|(_, bytes, is_taking)| (*is_taking, Reverse(*bytes)));
+        for (id, bytes, _) in kept {
             if sum <= most / 4 * 3 {
                 return;
             }

@@ -333,6 +333,11 @@ impl Socket {
         untaken + self.unfinished()
     }
 
+    /// It has more to read, and took some of it within so many ticks.
+    pub fn is_taking(&self, now: u32, ticks: u32) -> bool {
+        self.is_blocked && now - self.moved < ticks
+    }
+
     /// Bytes that wait for it: of the log, and of its own.
     pub fn unread(&self, log: &Log) -> usize {
         self.holds(log).saturating_add(self.kept)

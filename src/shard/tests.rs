@@ -642,6 +642,25 @@ async fn what_is_kept_for_those_who_do_not_read_is_bounded_for_all_together() {
 }
 
 #[tokio::test]
+async fn who_takes_what_it_is_told_is_ended_after_those_who_take_nothing() {
+    let (world, mut shard) = World::by_hand().await;
+    let mut slow = world.narrow_client().await;
+    let deaf = world.narrow_client().await;
+    let part = |tenths: usize| refresh(&Bytes::from(vec![b'x'; MOST_KEPT / 10 * tenths]));
+    slow.outbox.push(part(7));
+    deaf.outbox.push(part(2));
+    shard.round();
+    wind(&mut shard, 2 * TAKING);
+    let mut some = vec![0; MOST_KEPT / 20];
+    served(&mut shard, slow.stream.read_exact(&mut some)).await.unwrap();
+    deaf.outbox.push(part(3));
+    shard.round();
+    shard.tend();
+    assert!(world.relay.find(&slow.client_id).is_some(), "the most is kept for it");
+    assert!(world.relay.find(&deaf.client_id).is_none());
+}
+
+#[tokio::test]
 async fn what_is_kept_of_unfinished_messages_is_bounded_for_all_together() {
     const LENGTH: usize = 256 << 10;
     let (world, mut shard) = World::by_hand_with(&[("MAX_MESSAGE_BYTES", "262144")]).await;

@@ -237,7 +237,7 @@ impl Page {
         self.run(
             "scrollTo(0, 0);
              for (const animation of document.getAnimations()) {
-               const moment = { ripple: 700, fly: 2500 }[animation.animationName];
+               const moment = { ripple: 700, vanish: 2500 }[animation.animationName];
                if (moment === undefined) animation.finish();
                else {
                  animation.pause();
