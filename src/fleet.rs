@@ -109,6 +109,12 @@ impl Fleet {
         change
     }
 
+    /// How long it takes at most until each has spoken, by what they say.
+    pub fn longest_interval(&self) -> Duration {
+        let alive = self.instances.values().filter(|instance| !instance.left);
+        alive.map(|instance| instance.interval).max().unwrap_or_default()
+    }
+
     /// Forgets those whose beacons stopped; true if there were any.
     pub fn expire(&mut self) -> bool {
         let before = self.alive;

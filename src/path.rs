@@ -199,9 +199,7 @@ impl Path {
         self.joined = Joined::new(inbox.not_sought().cloned());
         let withheld = inbox.withheld();
         if self.relay.health.phase() == Phase::Starting && !withheld.is_zero() {
-            // The topic may need a while to notice the other stream's end. In an interval every VM speaks, and
-            // from what they say it is known what is missing.
-            self.relay.doubt(self.relay.config.beacon_interval + withheld);
+            self.relay.doubt(withheld);
         }
         self.relay.rejoined();
         // Cut off for longer than the window: told before anything newer is heard.

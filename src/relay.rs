@@ -51,6 +51,9 @@ pub const NOT_TAKEN: &str = "the topic did not take it; send it again with the s
 /// can't keep up for a moment would cut off those who do.
 const SHARD_S_PART: u64 = 2;
 
+/// Whatever others say of their intervals, a VM does not doubt for longer.
+const MOST_DOUBT: Duration = Duration::from_secs(300);
+
 /// How finely the closing of all sockets is spread.
 const STEP: Duration = Duration::from_millis(20);
 
@@ -82,8 +85,8 @@ struct State {
     receipts: Receipts,
     /// The newest place in the topic that this VM has seen, in µs.
     latest: Option<i64>,
-    /// Until then something may be missing of which nobody tells.
-    doubted_until: Instant,
+    /// Something may be missing of which nobody tells yet: since when, and how late it may come.
+    doubt: Option<(Instant, Duration)>,
     fleet_news: Change,
     fleet_told: Instant,
     /// What the last telling took, in bytes to all sockets.
@@ -129,7 +132,7 @@ impl Relay {
                 ledger: Ledger::new(clock::now_micros() - micros(config.history.age)),
                 receipts: Receipts::new(Arc::clone(config.identity.instance())),
                 latest: None,
-                doubted_until: Instant::now(),
+                doubt: None,
                 fleet_news: Change::Nothing,
                 fleet_told: Instant::now(),
                 fleet_took: 0.0,
@@ -252,7 +255,7 @@ impl Relay {
             // Who is cut off knows nothing of what came since.
             (self.health.phase() != Phase::Ready)
                 .then(|| gap((state.latest.unwrap_or(0), clock::now_micros()))),
-            state.is_doubted().then(|| gap((self.window_begins(), clock::now_micros()))),
+            self.is_doubted(state).then(|| gap((self.window_begins(), clock::now_micros()))),
         ];
         // By the first of the reasons, and as far as all of them reach.
         catch_up.missing = holes.into_iter().flatten().reduce(|hole, other| Hole {
@@ -514,10 +517,13 @@ impl Relay {
         state.latest = None;
     }
 
-    /// For so long something may come late that went to a process of before, and the VMs that could tell of
-    /// it are not known yet: nothing is proven.
-    pub fn doubt(&self, time: Duration) {
-        self.state().doubted_until = Instant::now() + time;
+    /// What went to a process of before comes so much later, and the VMs that could tell of it are not known
+    /// yet: nothing is proven.
+    ///
+    /// The topic may be late to notice that nobody reads the dead process's stream. So the doubt begins with the
+    /// time in which each VM speaks once: by the numbers that they tell it is known what is still missing.
+    pub fn doubt(&self, late: Duration) {
+        self.state().doubt = Some((Instant::now(), late));
     }
 
     /// The bus begins to bring anew what was missed.
@@ -597,13 +603,20 @@ impl Relay {
     /// The place up to which a client that was told this has everything: `at`, but not beyond what is proven
     /// to have been heard.
     fn cursor(&self, state: &State, at: i64) -> Cursor {
-        let proven = if state.is_doubted() { self.window_begins() } else { state.ledger.proven_until() };
+        let proven = if self.is_doubted(state) { self.window_begins() } else { state.ledger.proven_until() };
         Cursor { topic: self.bus.tag(), at: proven.min(at) }
     }
 
     /// The same for all that was heard so far.
     fn cursor_now(&self, state: &State) -> Cursor {
         self.cursor(state, state.latest.unwrap_or_else(clock::now_micros))
+    }
+
+    fn is_doubted(&self, state: &State) -> bool {
+        state.doubt.is_some_and(|(since, late)| {
+            let interval = self.config.beacon_interval.max(state.fleet.longest_interval());
+            since.elapsed() < interval.min(MOST_DOUBT) + late
+        })
     }
 
     pub fn own_beacon_interval(&self) -> Duration {
@@ -626,10 +639,6 @@ impl Relay {
 }
 
 impl State {
-    fn is_doubted(&self) -> bool {
-        Instant::now() < self.doubted_until
-    }
-
     /// Who is alive, encoded once for all who come until that changes.
     fn fleet_frame(&mut self) -> Frame {
         self.fleet_told_as.get_or_insert_with(|| reply::fleet(&self.fleet)).clone()
@@ -777,6 +786,29 @@ mod tests {
         assert!(told.len() == 1 && told[0].contains("refresh-store") && told[0].contains(gap), "{told:?}");
         let (_, greeting) = join(&relay, &since);
         assert!(greeting.contains(gap), "{greeting}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_doubt_lasts_until_each_vm_has_spoken_and_what_is_late_has_come() {
+        const LATE: Duration = Duration::from_secs(15);
+        let (relay, mut inbox) = relay().await;
+        let since = Cursor { topic: relay.bus.tag(), at: clock::now_micros() }.to_string();
+        let is_complete = || join(&relay, &since).1.contains(r#""complete":true"#);
+        let interval = relay.config.beacon_interval;
+        relay.doubt(LATE);
+        tokio::time::advance(interval + LATE - Duration::from_secs(1)).await;
+        assert!(!is_complete());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(is_complete());
+
+        // One that says that it speaks once an hour is not waited for as long as that.
+        relay.doubt(LATE);
+        relay.bus.publish(beacon(1, 1)).await.unwrap();
+        relay.receive(inbox.next().await.unwrap());
+        tokio::time::advance(interval + LATE).await;
+        assert!(!is_complete());
+        tokio::time::advance(MOST_DOUBT - interval).await;
+        assert!(is_complete());
     }
 
     /// Bytes that `sockets` of a VM were told of a fleet of so many in so many seconds, in each of which

@@ -63,6 +63,9 @@ impl Relay {
             let hole = Hole { reason: Missing::Gap, from: Some(from), to };
             state.hub.send(None, &reply::gap(hole, cursor), None);
         }
+        if state.doubt.is_some() && !self.is_doubted(&state) {
+            state.doubt = None;
+        }
         state.ledger.forget(self.memory_begins());
         let silent = self.beacon_interval(&state.fleet).mul_f64(SILENT);
         state.ledger.silence(clock::now_micros() - micros(silent));

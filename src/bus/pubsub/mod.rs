@@ -146,7 +146,7 @@ impl PubSub {
             // The old stream may still be taking messages, into a connection that nobody reads.
             self.remove_subscription().await?;
         }
-        let withheld = if self.make_subscription().await? { LEASE + LEASE / 10 } else { Duration::ZERO };
+        let withheld = if self.make_subscription().await? { LEASE + LEASE / 2 } else { Duration::ZERO };
         if !self.0.looked_at_topic.swap(true, Ordering::Relaxed) {
             let bus = self.clone();
             tokio::spawn(async move { bus.keep_messages().await });
