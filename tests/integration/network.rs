@@ -1,7 +1,7 @@
 //! Networks as they are: slow, lossy, parted. What is between VMs, topic and clients is
 //! [`crate::support::network`], so it is the kernels' TCP that repeats, waits and gives up.
 //!
-//! `PARTITION_SECONDS=120` for a longer time without the topic.
+//! `PARTITION_SECONDS=120` for a longer time without the topic; `scripts/long-tests` does it.
 
 use std::fmt::Write as _;
 use std::process::Stdio;

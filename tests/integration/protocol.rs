@@ -475,6 +475,15 @@ async fn requests_that_two_readers_would_cut_differently_are_refused() {
         ("a NUL", post("X-A: a\0b\r\n", "")),
         ("a bare CR", post("X-A: a\rContent-Length: 2\r\n", "{}")),
         ("a blank in a name", post("X A: b\r\n", "")),
+        ("a chunk's length that is none", post("Transfer-Encoding: chunked\r\n", "zz\r\n{}\r\n0\r\n\r\n")),
+        ("one with a sign", post("Transfer-Encoding: chunked\r\n", "+2\r\n{}\r\n0\r\n\r\n")),
+        ("one with a prefix", post("Transfer-Encoding: chunked\r\n", "0x2\r\n{}\r\n0\r\n\r\n")),
+        ("one beyond all numbers", post("Transfer-Encoding: chunked\r\n", "fffffffffffffffff\r\n{}")),
+        (
+            "chunks before there were any",
+            post("Transfer-Encoding: chunked\r\n", "2\r\n{}\r\n0\r\n\r\n")
+                .replacen("HTTP/1.1", "HTTP/1.0", 1),
+        ),
     ] {
         let answer = answer_to(court.vm.port, &request).await;
         assert!(answer.starts_with("http/1.1 400 "), "{name}: {answer}");
@@ -504,6 +513,19 @@ async fn requests_that_two_readers_would_cut_differently_are_refused() {
         let told: Vec<_> = answers.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
         assert_eq!(told, statuses, "{lines}: {answers}");
     }
+    // Nor is what follows a handshake that is refused for having a body.
+    let key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
+    let handshake = format!(
+        "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade, close\r\n{key}\r\n\
+         Content-Length: {}\r\n\r\n{hidden}",
+        hidden.len()
+    );
+    let mut stream = TcpStream::connect(("127.0.0.1", court.vm.port)).await.unwrap();
+    stream.write_all(handshake.as_bytes()).await.unwrap();
+    let mut answers = String::new();
+    let _ = within("end of the connection", stream.read_to_string(&mut answers)).await;
+    let told: Vec<_> = answers.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+    assert_eq!(told, ["400"], "{answers}");
     // Those that were answered 202, and none of the others.
     for _ in 0..5 {
         court.witness.expect("alert").await;

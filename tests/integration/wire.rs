@@ -176,6 +176,22 @@ async fn who_asks_nothing_or_half_of_it_is_let_go_after_ten_seconds() {
         stream.write_all(said.as_bytes()).await.unwrap();
         streams.push((said, stream));
     }
+    // This one never stops, and never comes to an end.
+    let mut dripping = tokio::net::TcpStream::connect(("127.0.0.1", vm.port)).await.unwrap();
+    let dripping = tokio::spawn(async move {
+        let (mut reading, mut writing) = dripping.split();
+        let drops = async {
+            for byte in half.bytes().chain(std::iter::repeat(b'x')) {
+                let _ = writing.write_all(&[byte]).await;
+                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            }
+        };
+        let mut end = [0];
+        tokio::select! {
+            _ = reading.read(&mut end) => begun.elapsed().as_secs_f64(),
+            () = drops => unreachable!("there is no end of them"),
+        }
+    });
     vm.connect().await.alert(json!({})).await;
     for (said, mut stream) in streams {
         let mut told = String::new();
@@ -184,6 +200,8 @@ async fn who_asks_nothing_or_half_of_it_is_let_go_after_ten_seconds() {
         assert!((9.0..15.0).contains(&took), "{said:?}: after {took} s");
         assert_eq!(told.starts_with("HTTP/1.1 200 "), said == idle, "{told}");
     }
+    let took = within("end of the one that drips", dripping).await.unwrap();
+    assert!((9.0..15.0).contains(&took), "after {took} s");
     vm.connect().await.alert(json!({})).await;
 }
 
