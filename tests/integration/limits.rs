@@ -246,6 +246,31 @@ async fn flood_of_messages(source: &str, port: u16, met: &Met) {
     }
 }
 
+/// The same beside a flood. That has a thread of its own: it is not to slow the client by the runtime that they
+/// share.
+async fn alerts_p99_beside<F: Future>(
+    client: &mut Client,
+    flood: impl FnOnce() -> F + Send + 'static,
+) -> Duration {
+    let stop = CancellationToken::new();
+    let flooding = std::thread::spawn({
+        let stop = stop.clone();
+        move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = flood() => {}
+                    () = stop.cancelled() => {}
+                }
+            });
+        }
+    });
+    let loud = alerts_p99(client).await;
+    stop.cancel();
+    tokio::task::spawn_blocking(move || flooding.join().unwrap()).await.unwrap();
+    loud
+}
+
 #[tokio::test]
 async fn a_flood_from_one_address_does_not_slow_another() {
     let vm = Vm::alone(&[]).await;
@@ -253,25 +278,15 @@ async fn a_flood_from_one_address_does_not_slow_another() {
     let quiet = alerts_p99(&mut client).await;
 
     let met = Arc::new(Met::default());
-    let stop = CancellationToken::new();
-    // On a thread of its own: the flood is not to slow the client by the runtime that they share.
-    let flooding = std::thread::spawn({
-        let (met, stop, port) = (Arc::clone(&met), stop.clone(), vm.port);
-        move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let flood = {
+        let (met, port) = (Arc::clone(&met), vm.port);
+        async move || {
             let upgrades = || flood_of_upgrades("127.0.0.2", port, &met);
             let messages = || flood_of_messages("127.0.0.2", port, &met);
-            runtime.block_on(async {
-                tokio::select! {
-                    () = async { tokio::join!(upgrades(), messages(), upgrades(), messages()); } => {}
-                    () = stop.cancelled() => {}
-                }
-            });
+            tokio::join!(upgrades(), messages(), upgrades(), messages());
         }
-    });
-    let loud = alerts_p99(&mut client).await;
-    stop.cancel();
-    tokio::task::spawn_blocking(move || flooding.join().unwrap()).await.unwrap();
+    };
+    let loud = alerts_p99_beside(&mut client, flood).await;
     let (refused, cut) = (met.refused.load(Ordering::Relaxed), met.cut.load(Ordering::Relaxed));
     println!(
         "p99 of a client's alert: {quiet:?} alone, {loud:?} beside a flood from another address \
@@ -279,6 +294,32 @@ async fn a_flood_from_one_address_does_not_slow_another() {
     );
     assert!(refused > 0 && cut > 0, "no flood");
     // A busy machine slows both.
+    assert!(loud < 4 * quiet + Duration::from_millis(250), "{loud:?}");
+}
+
+#[tokio::test]
+async fn who_asks_for_figures_without_end_does_not_slow_others() {
+    let vm = Vm::alone(&[]).await;
+    let mut client = vm.connect().await;
+    let quiet = alerts_p99(&mut client).await;
+
+    let answered = Arc::new(AtomicU32::new(0));
+    let flood = {
+        let (answered, port) = (Arc::clone(&answered), vm.port);
+        async move || {
+            let asks = async |path| {
+                loop {
+                    assert_eq!(get(port, path).await.status, 200);
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            };
+            tokio::join!(asks("/metrics"), asks("/status"), asks("/metrics"), asks("/status"));
+        }
+    };
+    let loud = alerts_p99_beside(&mut client, flood).await;
+    let answered = answered.load(Ordering::Relaxed);
+    println!("p99 of a client's alert: {quiet:?} alone, {loud:?} beside {answered} questions for figures");
+    assert!(answered > 1_000, "no flood: {answered}");
     assert!(loud < 4 * quiet + Duration::from_millis(250), "{loud:?}");
 }
 
