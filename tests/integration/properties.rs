@@ -295,3 +295,33 @@ proptest! {
         holds::relay(&talk);
     }
 }
+
+/// What the fuzzer begins with, and what it has found.
+#[test]
+fn it_holds_for_what_the_fuzzer_knows() {
+    let inputs = |target: &str| {
+        let folder = format!("{}/fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
+        let files = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{folder}: {error}"));
+        let inputs: Vec<_> = files.map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect();
+        assert!(!inputs.is_empty(), "{folder}");
+        inputs
+    };
+    let texts = |target: &str| {
+        let texts: Vec<_> =
+            inputs(target).into_iter().map(|input| String::from_utf8(input).unwrap()).collect();
+        texts
+    };
+    for bytes in inputs("frames") {
+        (1..=bytes.len()).for_each(|size| holds::frames(&bytes, &[size], LIMIT));
+    }
+    for text in texts("cursors") {
+        holds::cursors(0, &text);
+    }
+    texts("requests").iter().for_each(|text| holds::requests(text));
+    inputs("topic").iter().for_each(|data| holds::topic(data));
+    for bytes in inputs("http") {
+        let told = holds::http(&bytes);
+        assert!(told.is_empty() || told.starts_with(b"HTTP/1.1 ") || told.starts_with(b"HTTP/1.0 "));
+    }
+    texts("relay").iter().for_each(|text| holds::relay(text));
+}
