@@ -260,6 +260,9 @@ impl Path {
         if self.is_due(heard) {
             self.send();
         }
+        if let Some(before) = self.relay.bus.forgotten() {
+            self.relay.miss(None, before);
+        }
         self.relay.tend_fleet();
         self.relay.tend_receipts();
         let search = self.relay.tend_ledger()?;

@@ -193,6 +193,15 @@ impl Bus {
         }
     }
 
+    /// Up to where (µs) this VM can't hear what was before it, since the topic has not kept that; told once, as
+    /// soon as it is known.
+    pub fn forgotten(&self) -> Option<i64> {
+        match self {
+            Self::PubSub(bus) => bus.forgotten(),
+            _ => None,
+        }
+    }
+
     /// Sends `message`; the future is ready when the topic has it for certain.
     ///
     /// The message is under way when this returns, so that calls keep their order and a future

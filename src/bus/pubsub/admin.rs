@@ -141,8 +141,9 @@ impl PubSub {
     }
 
     /// Sees to it that a topic that was there keeps its messages for as long as history wants; says
-    /// what is lost, and what to do, where that is not allowed.
-    pub(super) async fn keep_messages(&self) {
+    /// what is lost, and what to do, where that is not allowed. Before `joined` (µs) a new subscription has only
+    /// what the topic kept.
+    pub(super) async fn keep_messages(&self, joined: Option<i64>) {
         let inner = &self.0;
         let wanted = duration(self.retention());
         let otherwise = format!(
@@ -165,6 +166,10 @@ impl PubSub {
         let kept = found.message_retention_duration.map_or(0, |kept| kept.seconds());
         if kept >= wanted.seconds() {
             return;
+        }
+        // Also where it will from now on: of what was published before it keeps no more.
+        if let Some(joined) = joined {
+            self.0.forgotten.store(joined - kept * 1_000_000, Ordering::Relaxed);
         }
         let topic = Topic::new().set_name(&inner.topic).set_message_retention_duration(wanted);
         let mask = wkt::FieldMask::default().set_paths(["message_retention_duration"]);

@@ -14,7 +14,7 @@ pub mod rights;
 
 use std::error::Error;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -82,6 +82,9 @@ struct Inner {
     publisher: RwLock<Publisher>,
     /// Done or said once in a process's life.
     looked_at_topic: AtomicBool,
+    /// What was published before (µs) the topic has not kept for a new subscription; 0 where that is not so, or
+    /// told already.
+    forgotten: AtomicI64,
     told_of_subscription: AtomicBool,
 }
 
@@ -128,6 +131,7 @@ impl PubSub {
             subscriptions,
             publisher: RwLock::new(publisher),
             looked_at_topic: AtomicBool::new(false),
+            forgotten: AtomicI64::new(0),
             told_of_subscription: AtomicBool::new(false),
         })))
     }
@@ -146,10 +150,12 @@ impl PubSub {
             // The old stream may still be taking messages, into a connection that nobody reads.
             self.remove_subscription().await?;
         }
-        let withheld = if self.make_subscription().await? { LEASE + LEASE / 2 } else { Duration::ZERO };
+        let was_there = self.make_subscription().await?;
+        let withheld = if was_there { LEASE + LEASE / 2 } else { Duration::ZERO };
         if !self.0.looked_at_topic.swap(true, Ordering::Relaxed) {
             let bus = self.clone();
-            tokio::spawn(async move { bus.keep_messages().await });
+            let joined = (!was_there).then(crate::clock::now_micros);
+            tokio::spawn(async move { bus.keep_messages(joined).await });
         }
         let not_sought = match self.seek(since).await {
             Ok(()) => None,
@@ -204,6 +210,10 @@ impl PubSub {
         let attributes = message.to.map(|to| (TO, to)).into_iter().chain(trace);
         let outgoing = model::Message::new().set_data(message.data).set_attributes(attributes);
         self.0.publisher.read().unwrap_or_else(PoisonError::into_inner).publish(outgoing)
+    }
+
+    pub(super) fn forgotten(&self) -> Option<i64> {
+        Some(self.0.forgotten.swap(0, Ordering::Relaxed)).filter(|at| *at != 0)
     }
 
     pub(super) async fn leave(&self) -> Result<(), BusError> {
