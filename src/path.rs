@@ -197,9 +197,10 @@ impl Path {
         self.last = None;
         self.awaited = None;
         self.joined = Joined::new(inbox.not_sought().cloned());
-        let withheld = inbox.withheld();
-        if self.relay.health.phase() == Phase::Starting && !withheld.is_zero() {
-            self.relay.doubt(withheld);
+        if self.relay.health.phase() == Phase::Starting
+            && let Some(late) = inbox.withheld()
+        {
+            self.relay.doubt(late);
         }
         self.relay.rejoined();
         // Cut off for longer than the window: told before anything newer is heard.

@@ -36,6 +36,14 @@ pub fn frames(bytes: &[u8], sizes: &[usize], limit: usize) {
     assert_eq!(read(bytes, &[usize::MAX], limit), read(bytes, sizes, limit));
 }
 
+/// The same for an input of the fuzzer: the length of the pieces, less one, and then the bytes. (A `Vec` of its
+/// own making would have every second byte.)
+pub fn frames_in_pieces(input: &[u8]) {
+    if let Some((size, bytes)) = input.split_first() {
+        frames(bytes, &[usize::from(*size) + 1], 1 << 14);
+    }
+}
+
 /// All that a reader says of bytes that come in pieces of those sizes, up to a close or the end.
 pub fn read(bytes: &[u8], sizes: &[usize], limit: usize) -> (Vec<Said>, Result<(), Violation>) {
     let (mut reader, mut messages, mut rest) = (Reader::default(), Vec::new(), bytes);
@@ -111,7 +119,9 @@ pub fn http(bytes: &[u8]) -> Vec<u8> {
             told
         };
         let both = async { tokio::join!(connection, talk).1 };
-        timeout(Duration::from_secs(60), Box::pin(both)).await.expect("an end")
+        let told = timeout(Duration::from_secs(60), Box::pin(both)).await.expect("an end");
+        assert!(told.is_empty() || told.starts_with(b"HTTP/1.1 ") || told.starts_with(b"HTTP/1.0 "));
+        told
     })
 }
 

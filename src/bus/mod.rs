@@ -256,11 +256,11 @@ impl Inbox {
     }
 
     /// How long after the join messages may still stay away that went to a process of before, which ended
-    /// without giving them back.
-    pub fn withheld(&self) -> Duration {
+    /// without giving them back, if there was one.
+    pub fn withheld(&self) -> Option<Duration> {
         match self {
             Self::PubSub(inbox) => inbox.withheld,
-            _ => Duration::ZERO,
+            _ => None,
         }
     }
 

@@ -148,12 +148,14 @@ impl Crowd {
         None
     }
 
-    /// Has `converse` done by a task of its own, which is one of the crowd until it ends.
-    fn take_in(
+    /// Has what `converse` makes done by a task of its own, which is one of the crowd until it ends; it says
+    /// when it is answered.
+    fn take_in<F: Future<Output = ()> + Send + 'static>(
         self: &Arc<Self>,
-        is_answered: Arc<AtomicBool>,
-        converse: impl Future<Output = ()> + Send + 'static,
+        converse: impl FnOnce(Arc<AtomicBool>) -> F,
     ) {
+        let is_answered = Arc::default();
+        let converse = converse(Arc::clone(&is_answered));
         let id = self.came.fetch_add(1, Ordering::Relaxed);
         let leaving = Leaving(Arc::downgrade(self), id);
         self.guests().insert(id, Guest { since: Instant::now(), task: None, is_answered });
@@ -224,13 +226,11 @@ async fn accept_all<R: Reply + 'static>(
             }
         };
         let (http, routes) = (http.clone(), routes.clone());
-        let is_answered = Arc::new(AtomicBool::new(false));
-        let answered = Arc::clone(&is_answered);
-        crowd.take_in(is_answered, async move {
+        crowd.take_in(|is_answered| async move {
             // Hyper would begin with a buffer, and with a read that finds nothing.
             if let Ok(Ok(())) = timeout(HEADER_TIME, stream.readable()).await {
                 // Boxed: what is silent stays small.
-                Box::pin(converse(&http, stream, peer, routes, answered)).await;
+                Box::pin(converse(&http, stream, peer, routes, is_answered)).await;
             }
         });
     }

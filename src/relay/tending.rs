@@ -63,6 +63,7 @@ impl Relay {
             let hole = Hole { reason: Missing::Gap, from: Some(from), to };
             state.hub.send(None, &reply::gap(hole, cursor), None);
         }
+        // Once over it is not looked at for each event any more, and does not come again.
         if state.doubt.is_some() && !self.is_doubted(&state) {
             state.doubt = None;
         }

@@ -347,7 +347,7 @@ async fn a_click_on_a_notification_leads_to_the_page() {
     let page = open(&driver, &vm).await;
     page.permit("notifications", "granted").await;
     page.run("return navigator.serviceWorker.ready.then(({ scope }) => scope)").await;
-    let mut worker = Devtools::attach_to(&page, "service_worker").await;
+    let mut worker = Devtools::attach(&page, "service_worker").await;
     let click = "(async () => {
         const asked = [];
         WindowClient.prototype.focus = async function () { asked.push(['focus', new URL(this.url).pathname]); };

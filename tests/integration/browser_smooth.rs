@@ -131,7 +131,7 @@ async fn a_thousand_landings_and_fifty_a_second_leave_room_in_each_frame() {
         .await;
     assert_eq!(found, true, "the browser's search finds the oldest");
 
-    let devtools = Devtools::attach(&page).await;
+    let devtools = Devtools::attach(&page, "page").await;
     let mut watched = Watched { page: &page, sender: &mut sender, devtools };
     let mut best = f64::INFINITY;
     for _ in 0..TRIALS {

@@ -306,22 +306,18 @@ fn it_holds_for_what_the_fuzzer_knows() {
         assert!(!inputs.is_empty(), "{folder}");
         inputs
     };
-    let texts = |target: &str| {
-        let texts: Vec<_> =
-            inputs(target).into_iter().map(|input| String::from_utf8(input).unwrap()).collect();
-        texts
+    let texts = |target: &str| -> Vec<String> {
+        inputs(target).into_iter().map(|input| String::from_utf8(input).unwrap()).collect()
     };
-    for bytes in inputs("frames") {
-        (1..=bytes.len()).for_each(|size| holds::frames(&bytes, &[size], LIMIT));
-    }
-    for text in texts("cursors") {
-        holds::cursors(0, &text);
+    inputs("frames").iter().for_each(|input| holds::frames_in_pieces(input));
+    for input in inputs("cursors") {
+        let (topic, text) = input.split_first_chunk().unwrap();
+        holds::cursors(u32::from_le_bytes(*topic), std::str::from_utf8(text).unwrap());
     }
     texts("requests").iter().for_each(|text| holds::requests(text));
     inputs("topic").iter().for_each(|data| holds::topic(data));
     for bytes in inputs("http") {
-        let told = holds::http(&bytes);
-        assert!(told.is_empty() || told.starts_with(b"HTTP/1.1 ") || told.starts_with(b"HTTP/1.0 "));
+        holds::http(&bytes);
     }
     texts("relay").iter().for_each(|text| holds::relay(text));
 }

@@ -347,6 +347,20 @@ async fn a_connection_may_end_at_any_moment() {
     court.rise().await;
 }
 
+/// All that is answered on a connection, until that ends.
+async fn answers_to(port: u16, request: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answers = String::new();
+    let _ = within("end of the connection", stream.read_to_string(&mut answers)).await;
+    answers
+}
+
+/// The statuses of answers.
+fn told(answers: &str) -> Vec<&str> {
+    answers.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect()
+}
+
 /// The answer to a request's bytes: its status line and headers.
 async fn answer_to(port: u16, request: &str) -> String {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
@@ -506,12 +520,8 @@ async fn requests_that_two_readers_would_cut_differently_are_refused() {
         (format!("{length}{encoding}"), &["202"]),
         (format!("{encoding}{length}"), &["202"]),
     ] {
-        let mut stream = TcpStream::connect(("127.0.0.1", court.vm.port)).await.unwrap();
-        stream.write_all(post(&lines, &chunks).as_bytes()).await.unwrap();
-        let mut answers = String::new();
-        let _ = within("end of the connection", stream.read_to_string(&mut answers)).await;
-        let told: Vec<_> = answers.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
-        assert_eq!(told, statuses, "{lines}: {answers}");
+        let answers = answers_to(court.vm.port, &post(&lines, &chunks)).await;
+        assert_eq!(told(&answers), statuses, "{lines}: {answers}");
     }
     // Nor is what follows a handshake that is refused for having a body.
     let key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
@@ -520,12 +530,8 @@ async fn requests_that_two_readers_would_cut_differently_are_refused() {
          Content-Length: {}\r\n\r\n{hidden}",
         hidden.len()
     );
-    let mut stream = TcpStream::connect(("127.0.0.1", court.vm.port)).await.unwrap();
-    stream.write_all(handshake.as_bytes()).await.unwrap();
-    let mut answers = String::new();
-    let _ = within("end of the connection", stream.read_to_string(&mut answers)).await;
-    let told: Vec<_> = answers.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
-    assert_eq!(told, ["400"], "{answers}");
+    let answers = answers_to(court.vm.port, &handshake).await;
+    assert_eq!(told(&answers), ["400"], "{answers}");
     // Those that were answered 202, and none of the others.
     for _ in 0..5 {
         court.witness.expect("alert").await;

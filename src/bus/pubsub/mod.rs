@@ -82,10 +82,10 @@ struct Inner {
     publisher: RwLock<Publisher>,
     /// Done or said once in a process's life.
     looked_at_topic: AtomicBool,
+    told_of_subscription: AtomicBool,
     /// What was published before (µs) the topic has not kept for a new subscription; 0 where that is not so, or
     /// told already.
     forgotten: AtomicI64,
-    told_of_subscription: AtomicBool,
 }
 
 impl PubSub {
@@ -131,8 +131,8 @@ impl PubSub {
             subscriptions,
             publisher: RwLock::new(publisher),
             looked_at_topic: AtomicBool::new(false),
-            forgotten: AtomicI64::new(0),
             told_of_subscription: AtomicBool::new(false),
+            forgotten: AtomicI64::new(0),
         })))
     }
 
@@ -151,7 +151,7 @@ impl PubSub {
             self.remove_subscription().await?;
         }
         let was_there = self.make_subscription().await?;
-        let withheld = if was_there { LEASE + LEASE / 2 } else { Duration::ZERO };
+        let withheld = was_there.then_some(LEASE + LEASE / 2);
         if !self.0.looked_at_topic.swap(true, Ordering::Relaxed) {
             let bus = self.clone();
             let joined = (!was_there).then(crate::clock::now_micros);
@@ -265,7 +265,7 @@ async fn publisher(
 pub struct Inbox {
     stream: MessageStream,
     pub(super) not_sought: Option<BusError>,
-    pub(super) withheld: Duration,
+    pub(super) withheld: Option<Duration>,
 }
 
 impl Inbox {

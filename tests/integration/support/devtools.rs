@@ -22,12 +22,8 @@ pub struct Devtools {
 }
 
 impl Devtools {
-    pub async fn attach(page: &Page) -> Self {
-        Self::attach_to(page, "page").await
-    }
-
-    /// To the first of that browser's targets of a kind, such as `service_worker`.
-    pub async fn attach_to(page: &Page, kind: &str) -> Self {
+    /// To the first of that page's browser's targets of a kind: `page`, or `service_worker`.
+    pub async fn attach(page: &Page, kind: &str) -> Self {
         let ports = std::fs::read_to_string(page.profile.join("DevToolsActivePort")).unwrap();
         let port = ports.lines().next().unwrap().parse().unwrap();
         let targets = http::get(port, "/json").await.json();
