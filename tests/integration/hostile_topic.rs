@@ -278,14 +278,16 @@ async fn what_is_forged_for_a_connection_that_there_is_is_bounded_as_well() {
 /// Numbers that nobody ever gave are missing for ever, and whoever is on the topic can tell of more and more.
 #[tokio::test]
 async fn gaps_that_nobody_can_close_are_sought_seldom_and_cost_nobody_an_event() {
-    // Longer than one takes to be sought, sought over a new connection, and given up.
-    const TIME: Duration = Duration::from_secs(75);
+    // One takes about 50 s to be sought, sought over a new connection, and given up; each search gives it more.
+    const MOST: Duration = Duration::from_secs(150);
     let emulator = Emulator::start().await;
     let vms = Vm::fleet(&emulator, &["ams", "sin"], &[]).await;
     let (mut here, mut there) = (vms[0].connect().await, vms[1].connect().await);
     let (mut forged, mut honest) = (0, Vec::new());
     let begun = Instant::now();
-    while begun.elapsed() < TIME {
+    let gave_up = async |vm: &Vm| vm.figure("alien_alert_events_lost_total").await > 0;
+    while !(gave_up(&vms[0]).await && gave_up(&vms[1]).await) {
+        assert!(begun.elapsed() < MOST, "nothing is given up after {forged} gaps");
         let now = clock::now_millis();
         forged += 1;
         let gap = event(|event| {
@@ -308,7 +310,7 @@ async fn gaps_that_nobody_can_close_are_sought_seldom_and_cost_nobody_an_event()
             "{}: {forged} gaps, {seeks} seeks, {rejoins} rejoins, {lost} lost, {warnings} warnings",
             vm.name
         );
-        assert!((1..=5).contains(&seeks) && (1..=2).contains(&rejoins) && lost > 0, "of {forged} gaps");
+        assert!((1..=6).contains(&seeks) && (1..=3).contains(&rejoins) && lost > 0, "of {forged} gaps");
         assert!(warnings <= 12, "{:#?}", vm.log());
         assert_eq!(get(vm.port, "/health").await.status, 200);
         let path = format!("/ws?since={}", client.refresh["cursor"].as_str().unwrap());

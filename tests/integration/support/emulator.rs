@@ -155,7 +155,8 @@ fn spawn_by(words: &[OsString], host: &str, port: u16) -> Child {
     let mut words = words.iter().chain(&java);
     Command::new(words.next().unwrap())
         .args(words)
-        .args(["-Xmx512m", "-XX:+UseSerialGC", "-jar"])
+        // It is started often and lives for seconds: not worth much compiling.
+        .args(["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-jar"])
         .arg(jar())
         .args([&format!("--host={host}"), &format!("--port={port}")])
         .stdout(Stdio::null())
