@@ -159,6 +159,9 @@ pub struct Beacon {
     /// All that was given a number before this is settled, in ms since the epoch. Older versions do not say.
     #[serde(default)]
     pub settled_until: i64,
+    /// All that is settled was published before this, in ms since the epoch. Older versions do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published_until: Option<i64>,
     /// Counts this process's beacons, to tell which one came round.
     pub beat: u64,
     /// This VM has just joined, and wants others' beacons at once, to know what it has to wait for.
@@ -187,6 +190,9 @@ pub struct Heard {
     pub sequence: Sequence,
     /// When it was last heard of, in µs by the topic's clock.
     pub at: i64,
+    /// As it said itself in its beacons.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published_until: Option<i64>,
     /// Numbers that could not be had.
     #[serde(default)]
     pub lost: Vec<Range<u64>>,
@@ -402,12 +408,18 @@ mod tests {
             channels: vec![Channel::new("jobs").unwrap()],
             user: Some("anna".into()),
         };
-        let heard =
-            Heard { instance: "vm-gone".into(), sequence, at: 1_764_000_003_000_000, lost: vec![4..6, 8..9] };
+        let heard = Heard {
+            instance: "vm-gone".into(),
+            sequence,
+            at: 1_764_000_003_000_000,
+            published_until: Some(1_764_000_002_900),
+            lost: vec![4..6, 8..9],
+        };
         let beacon = Beacon {
             origin: origin(),
             sequence,
             settled_until: 1_764_000_000_900,
+            published_until: Some(1_764_000_000_800),
             beat: 12,
             asking: true,
             clients: 42,
@@ -475,6 +487,7 @@ mod tests {
             origin: origin.clone(),
             sequence,
             settled_until: AT,
+            published_until: Some(AT),
             beat: 12_345,
             asking: false,
             clients: 5_000,
@@ -485,7 +498,13 @@ mod tests {
             heard: Vec::new(),
         };
         assert_eq!(Told::Beacon(beacon.clone()).encode().len(), 309);
-        let ended = Heard { instance: origin.instance.clone(), sequence, at: AT * 1_000, lost: Vec::new() };
+        let ended = Heard {
+            instance: origin.instance.clone(),
+            sequence,
+            at: AT * 1_000,
+            published_until: Some(AT),
+            lost: Vec::new(),
+        };
         let longest = Told::Beacon(Beacon { heard: vec![ended; 16], ..beacon }).encode().len();
         assert!((2_700..2_800).contains(&longest), "{longest}");
         let alert = Event {
@@ -527,11 +546,18 @@ mod tests {
             )
         };
         let beacon = |instance: &str, own: u64, heard: &str, its: u64| {
-            let heard = Heard { instance: heard.into(), sequence: sequence(its), at: 1, lost: Vec::new() };
+            let heard = Heard {
+                instance: heard.into(),
+                sequence: sequence(its),
+                at: 1,
+                published_until: None,
+                lost: Vec::new(),
+            };
             let beacon = Beacon {
                 origin: Origin { instance: instance.into(), region: "r".into() },
                 sequence: sequence(own),
                 settled_until: 1,
+                published_until: None,
                 beat: 1,
                 asking: false,
                 clients: 1,

@@ -221,6 +221,7 @@ mod tests {
             origin: Origin { instance: instance.into(), region: "ams".into() },
             sequence: Sequence { started, ..Sequence::default() },
             settled_until: 0,
+            published_until: None,
             beat: number,
             clients: usize::try_from(number).unwrap(),
             round_trip_ms: None,

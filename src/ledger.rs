@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::clock::{self, micros};
-use crate::event::{Heard, Sequence};
+use crate::event::{Beacon, Heard, Sequence};
 
 /// Messages of one moment overtake one another; this is longer than they do.
 pub const OVERTAKING: Duration = Duration::from_secs(1);
@@ -101,6 +101,8 @@ struct Run {
     at: i64,
     /// All that it published before this (µs) is known of here, by what it said itself.
     spoken: i64,
+    /// And all that it said to be settled was published before this (ms).
+    published_until: Option<i64>,
     /// In the order of their numbers.
     holes: Vec<Hole>,
 }
@@ -176,18 +178,12 @@ impl Ledger {
         found.is_some()
     }
 
-    /// Notes what a process says of itself at `at` (µs): all up to `sequence.number`, and all from before
-    /// `settled_until` (ms, by its clock), is on the topic, but for the numbers it gave up.
-    pub fn learn(
-        &mut self,
-        instance: &str,
-        sequence: &Sequence,
-        settled_until: i64,
-        given_up: &[Range<u64>],
-        at: i64,
-    ) {
-        self.change(instance, sequence, at, |run| {
-            run.learn(sequence, given_up, State::GivenUp, at);
+    /// Notes what a process says of itself at `at` (µs): all up to its number, and all from before it is
+    /// settled, is on the topic, but for the numbers it gave up.
+    pub fn learn(&mut self, beacon: &Beacon, at: i64) {
+        let Beacon { origin, sequence, settled_until, published_until, given_up, .. } = beacon;
+        self.change(&origin.instance, sequence, at, |run| {
+            run.learn(sequence, *published_until, given_up, State::GivenUp, at);
             let until = settled_until.saturating_mul(1000).min(at);
             run.spoken = run.spoken.max(until.saturating_sub(micros(OVERTAKING)));
         });
@@ -196,10 +192,12 @@ impl Ledger {
 
     /// Notes what another VM says of processes that have ended: up to where it heard each, and when.
     pub fn trust(&mut self, heard: &[Heard], at: i64) {
-        for Heard { instance, sequence, at: heard_at, lost } in heard.iter().take(MAX_HEARD) {
+        for Heard { instance, sequence, at: heard_at, published_until, lost } in heard.iter().take(MAX_HEARD)
+        {
             let at = (*heard_at).min(at);
             if at >= self.edge {
-                self.change(instance, sequence, at, |run| run.learn(sequence, lost, State::Lost, at));
+                let learn = |run: &mut Run| run.learn(sequence, *published_until, lost, State::Lost, at);
+                self.change(instance, sequence, at, learn);
             }
         }
     }
@@ -355,6 +353,7 @@ impl Ledger {
             instance: (*instance).clone(),
             sequence: run.told(),
             at: run.at,
+            published_until: run.published_until,
             lost: run.lost(),
         });
         let heard = heard.collect();
@@ -362,9 +361,10 @@ impl Ledger {
         heard
     }
 
-    /// Time goes on: who was last heard of before `silent` (µs) is not waited for.
+    /// Time goes on: who was last heard of before `silent` (µs) is not waited for. It may go back, since a VM
+    /// learns only with time how large the fleet is.
     pub fn silence(&mut self, silent: i64) {
-        self.silent = self.silent.max(silent);
+        self.silent = silent;
         self.spoken.take();
     }
 
@@ -480,6 +480,7 @@ impl Run {
             next: 1,
             at: first_at,
             spoken: first_at,
+            published_until: None,
             holes: Vec::new(),
         }
     }
@@ -489,17 +490,25 @@ impl Run {
         RUN_BYTES + instance.len() + self.holes.len() * HOLE_BYTES
     }
 
-    /// All up to the number of `sequence` was published by `at`; of `gone` it is known what became of it.
-    fn learn(&mut self, sequence: &Sequence, gone: &[Range<u64>], state: State, at: i64) {
-        self.expect(sequence.number.saturating_add(1), at);
+    /// All up to the number of `sequence` was published by `at`, and by `until` (ms) where that is told; of
+    /// `gone` it is known what became of it.
+    fn learn(&mut self, sequence: &Sequence, until: Option<i64>, gone: &[Range<u64>], state: State, at: i64) {
+        self.published_until = self.published_until.max(until);
+        let published = until.map_or(at, |until| late(until).min(at));
+        self.expect(sequence.number.saturating_add(1), published);
         for numbers in gone.iter().take(MAX_RANGES) {
             self.change(numbers, state);
         }
     }
 
-    /// Whether its first hole is of what was published before `edge`, as far as is known.
+    /// Whether its first hole is of what was published before `edge`, as far as is known. One up to the last
+    /// number is not, if that is known to be newer.
     fn begins_beyond(&self, edge: i64) -> bool {
-        self.holes.first().is_some_and(|hole| hole.numbers.start == self.first && hole.published.0 < edge)
+        let reaches_in = |hole: &Hole| {
+            hole.numbers.end == self.next && self.published_until.is_some_and(|until| late(until) >= edge)
+        };
+        let first = self.holes.first().filter(|hole| hole.numbers.start == self.first);
+        first.is_some_and(|hole| hole.published.0 < edge && !reaches_in(hole))
     }
 
     /// The window begins with `first`, given at `first_at` or later; true when something below was
@@ -601,12 +610,46 @@ impl Run {
     }
 }
 
+/// In µs by the topic's clock, what a process says in ms by its own.
+fn late(millis: i64) -> i64 {
+    millis.saturating_mul(1000).saturating_add(micros(OVERTAKING))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Origin;
 
     fn sequence(number: u64) -> Sequence {
         Sequence { started: 1, number, first: 1, first_at: 0 }
+    }
+
+    fn beacon(instance: &str, sequence: &Sequence, settled_until: i64, given_up: &[Range<u64>]) -> Beacon {
+        Beacon {
+            origin: Origin { instance: instance.into(), region: "ams".into() },
+            sequence: *sequence,
+            settled_until,
+            published_until: None,
+            beat: 1,
+            asking: false,
+            clients: 0,
+            round_trip_ms: None,
+            interval_ms: 1_000,
+            leaving: false,
+            given_up: given_up.to_vec(),
+            heard: Vec::new(),
+        }
+    }
+
+    fn learn(
+        ledger: &mut Ledger,
+        instance: &str,
+        sequence: &Sequence,
+        settled_until: i64,
+        given_up: &[Range<u64>],
+        at: i64,
+    ) {
+        ledger.learn(&beacon(instance, sequence, settled_until, given_up), at);
     }
 
     #[tokio::test(start_paused = true)]
@@ -632,19 +675,19 @@ mod tests {
     async fn a_beacon_shows_what_is_missing_at_the_end() {
         let mut ledger = Ledger::new(100);
         ledger.hear("a", &sequence(1), 100);
-        ledger.learn("a", &sequence(3), 0, &[], 200);
+        learn(&mut ledger, "a", &sequence(3), 0, &[], 200);
         assert_eq!(ledger.awaited_since(), Some(100));
         tokio::time::advance(OVERTAKING).await;
         assert_eq!(ledger.missing(0), None, "it may just have been overtaken");
         tokio::time::advance(Duration::from_millis(1)).await;
         assert_eq!(ledger.missing(150), Some((100, 200)));
         assert_eq!(ledger.missing(201), None, "not missing for one that has all up to there");
-        ledger.learn("a", &sequence(3), 0, &[2..3, 3..4], 300);
+        learn(&mut ledger, "a", &sequence(3), 0, &[2..3, 3..4], 300);
         assert!(ledger.is_whole() && ledger.missing(0).is_none(), "not awaited: their senders know");
         assert!(ledger.hear("a", &sequence(2), 400), "but heard if it comes");
         assert!(!ledger.hear("a", &sequence(2), 400));
         for hostile in [Range { start: 5, end: 1 }, 0..u64::MAX, 3..3] {
-            ledger.learn("a", &sequence(3), 0, &[hostile], 500);
+            learn(&mut ledger, "a", &sequence(3), 0, &[hostile], 500);
         }
         assert!(ledger.is_whole());
     }
@@ -655,7 +698,7 @@ mod tests {
         let mut ledger = Ledger::new(0);
         assert_eq!(ledger.proven_until(), i64::MAX, "nobody is there");
         let beacon = |ledger: &mut Ledger, vm: &str, number: u64, settled: i64, at: i64| {
-            ledger.learn(vm, &sequence(number), settled * 1000, &[], at * SECOND);
+            learn(ledger, vm, &sequence(number), settled * 1000, &[], at * SECOND);
         };
         beacon(&mut ledger, "a", 0, 100, 100);
         beacon(&mut ledger, "b", 0, 110, 110);
@@ -675,6 +718,8 @@ mod tests {
         assert_eq!(ledger.proven_until(), 139 * SECOND, "a is dead");
         ledger.hear("c", &Sequence { started: 1_000, ..sequence(1) }, 141 * SECOND);
         assert_eq!(ledger.proven_until(), 135 * SECOND, "c has not spoken");
+        ledger.silence(125 * SECOND);
+        assert_eq!(ledger.proven_until(), 125 * SECOND, "the fleet is larger than it was known to be");
     }
 
     #[tokio::test(start_paused = true)]
@@ -722,7 +767,7 @@ mod tests {
         let mut ledger = Ledger::new(0);
         ledger.hear("a", &sequence(1), 100);
         ledger.hear("a", &sequence(3), 300);
-        ledger.learn("a", &sequence(5), 0, &[Range { start: 2, end: 3 }], 500);
+        learn(&mut ledger, "a", &sequence(5), 0, &[Range { start: 2, end: 3 }], 500);
         assert!(!ledger.hear("a", &sequence(3), 600), "heard before");
         assert!(ledger.hear("a", &sequence(4), 600) && ledger.hear("a", &sequence(5), 600));
         assert!(ledger.is_whole());
@@ -737,7 +782,7 @@ mod tests {
         assert!(ledger.hear("a", &Sequence { number: 10, ..late }, 7_001));
         assert!(!ledger.hear("a", &Sequence { number: 9, ..late }, 7_002), "older than the window");
         let later = Sequence { first: 12, first_at: 6, number: 12, ..late };
-        ledger.learn("a", &later, 0, &[], 7_003);
+        learn(&mut ledger, "a", &later, 0, &[], 7_003);
         assert!(ledger.is_whole());
         assert_eq!(ledger.reaches(), 6_000);
         assert!(!ledger.hear("a", &late, 7_004));
@@ -754,7 +799,7 @@ mod tests {
         let told = Sequence { started: 1, number: 5, first: 3, first_at: 7 };
         assert_eq!(ledger.vouch(|_, _| false)[0].sequence, told);
         let fresh = Sequence { first_at: 9, ..told };
-        ledger.learn("a", &fresh, 0, &[], 9_500);
+        learn(&mut ledger, "a", &fresh, 0, &[], 9_500);
         assert_eq!(ledger.awaited_since(), Some(9_000), "it was given after that");
     }
 
@@ -777,10 +822,43 @@ mod tests {
         assert!(ledger.hear("a", &Sequence { number: 19, ..old }, 6_000), "it may come all the same");
         // A fresh one speaks of what this VM can have.
         let fresh = Sequence { first: 15, first_at: 5, number: 20, ..old };
-        ledger.learn("a", &fresh, 0, &[], 7_000);
+        learn(&mut ledger, "a", &fresh, 0, &[], 7_000);
         assert_eq!(ledger.awaited_since(), Some(5_000));
         assert!(ledger.hear("a", &Sequence { number: 18, ..fresh }, 7_000));
         assert!(!ledger.is_whole());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_one_that_nothing_was_heard_of_it_counts_when_it_last_published() {
+        const SECOND: i64 = 1_000_000;
+        const EDGE: i64 = 5_000 * SECOND;
+        // What it told by its marks: it began before the edge.
+        let told = Sequence { first: 10, first_at: 4_900_000, ..sequence(20) };
+        for (published_until, awaited) in [
+            // In s; told, when its beacon came, at 6,000.
+            (None, None),
+            (Some(4_998), None),
+            (Some(5_500), Some(4_900 * SECOND)),
+        ] {
+            let published_until = published_until.map(|at| at * 1_000);
+            let beacon = Beacon { published_until, ..beacon("a", &told, 0, &[]) };
+            let mut ledger = Ledger::new(EDGE);
+            ledger.learn(&beacon, 6_000 * SECOND);
+            assert_eq!(ledger.awaited_since(), awaited, "{published_until:?}");
+            // Those that nobody brings any more are not awaited, once the newest is here.
+            ledger.hear("a", &told, 5_500 * SECOND);
+            assert!(ledger.is_whole());
+
+            // From somebody who vouches for it, when it has ended.
+            let mut other = Ledger::new(0);
+            other.learn(&beacon, 6_000 * SECOND);
+            let mut ledger = Ledger::new(EDGE);
+            ledger.trust(&other.vouch(|_, _| false), 6_001 * SECOND);
+            assert_eq!(ledger.awaited_since(), awaited, "{published_until:?}");
+            // It is older than what is remembered, at last.
+            ledger.forget(5_502 * SECOND);
+            assert!(ledger.is_whole());
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -789,7 +867,7 @@ mod tests {
         for vm in 0..VOUCHED + 4 {
             ledger.hear(&format!("vm-{vm}"), &sequence(1), 1);
         }
-        ledger.learn("one that said nothing", &sequence(0), 0, &[], 1);
+        learn(&mut ledger, "one that said nothing", &sequence(0), 0, &[], 1);
         let mut other = Ledger::new(0);
         for _ in 0..2 {
             let told = ledger.vouch(|instance, _| instance == "vm-0");
@@ -806,8 +884,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn of_one_beacon_so_many_are_taken() {
-        let heard =
-            |vm: usize| Heard { instance: vm.to_string(), sequence: sequence(1), at: 1, lost: Vec::new() };
+        let heard = |vm: usize| Heard {
+            instance: vm.to_string(),
+            sequence: sequence(1),
+            at: 1,
+            published_until: None,
+            lost: Vec::new(),
+        };
         let mut ledger = Ledger::new(0);
         ledger.trust(&(0..2 * MAX_HEARD).map(heard).collect::<Vec<_>>(), 1);
         assert_eq!(ledger.runs.len(), MAX_HEARD);
@@ -815,7 +898,7 @@ mod tests {
         let none = vec![Range { start: 0, end: 0 }; MAX_RANGES];
         for (before, is_whole) in [(MAX_RANGES, false), (MAX_RANGES - 1, true)] {
             let given_up = [&none[..before], &[Range { start: 1, end: 4 }]].concat();
-            ledger.learn("a", &sequence(3), 0, &given_up, 1);
+            learn(&mut ledger, "a", &sequence(3), 0, &given_up, 1);
             assert_eq!(ledger.is_whole(), is_whole, "{before}");
         }
     }

@@ -287,6 +287,7 @@ impl World {
                 let weather = Weather {
                     late: self.rng.u8(..late),
                     twice: self.rng.u8(..30),
+                    slow: self.rng.u8(..2 * late),
                     unconfirmed: self.rng.u8(..30),
                 };
                 self.topic.set_weather(weather);

@@ -14,8 +14,8 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep, timeou
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::bus::{BusError, Inbox, Join, Message};
-use crate::clock::{self, Backoff};
+use crate::bus::{BusError, Cause, Inbox, Join, Message};
+use crate::clock::{self, Backoff, micros};
 use crate::event::{Beacon, Told};
 use crate::fleet::Fleet;
 use crate::health::Phase;
@@ -50,6 +50,16 @@ const SLACK_EACH: Duration = Duration::from_millis(50);
 /// A proven path is of use after this, though something is still missing: that is told then.
 const CATCH_UP: Duration = Duration::from_secs(10);
 
+/// How long it may take until a seek has its effect; Google says up to a minute.
+const LATE_PAST: Duration = Duration::from_secs(60);
+
+/// The beat of a beacon that is told before a join.
+const MARK: u64 = 0;
+const MARK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Acknowledgements go ten times a second.
+const LAST_ACKS: Duration = Duration::from_millis(300);
+
 /// A join under way when the VM is to leave gets so long to end, or it might create the
 /// subscription after its deletion.
 pub const LAST_JOIN: Duration = Duration::from_millis(500);
@@ -59,9 +69,9 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
     let mut path = Path::new(relay);
     let (mut how, mut cause) = (Join::Resume, "start");
     while !stop.is_cancelled() {
-        let bus = path.relay.bus.clone();
-        path.relay.metrics.seeks.inc(cause);
-        let mut joining = pin!(bus.join(how, path.relay.memory_begins()));
+        let relay = Arc::clone(&path.relay);
+        relay.metrics.seeks.inc(cause);
+        let mut joining = pin!(join(&relay, how));
         let joined = select! {
             joined = &mut joining => joined,
             () = stop.cancelled() => {
@@ -70,8 +80,8 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
             }
         };
         let broken = match joined {
-            Ok(inbox) => select! {
-                broken = path.carry(inbox) => match broken {
+            Ok((inbox, past)) => select! {
+                broken = path.carry(inbox, past) => match broken {
                     Broken::Dead(why, next) => {
                         how = next;
                         why
@@ -92,6 +102,35 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
             () = sleep(path.backoff.wait()) => {}
             () = stop.cancelled() => return,
         }
+    }
+}
+
+/// Joins; where that may be to a new subscription, after a mark.
+async fn join(relay: &Relay, how: Join) -> Result<(Inbox, Past), BusError> {
+    let may_be_new = how == Join::Afresh || relay.health.phase() == Phase::Starting;
+    let past = if may_be_new { mark(relay).await } else { Past::In };
+    let inbox = relay.bus.join(how, relay.memory_begins()).await?;
+    // To a subscription of before a mark comes by itself, and tells nothing.
+    let past = if inbox.withheld().is_some() { Past::In } else { past };
+    Ok((inbox, past))
+}
+
+/// Tells a beacon that only comes back to this VM if what was published before a join that is still to be made
+/// does. For what comes after a join comes at once, and would look as if it were all.
+async fn mark(relay: &Relay) -> Past {
+    if !relay.bus.brings_the_past_late() {
+        return Past::In;
+    }
+    let mark = Beacon { beat: MARK, ..beacon(relay) };
+    match timeout(MARK_PATIENCE, relay.bus.publish(message(mark))).await {
+        Ok(Ok(())) => Past::Marked,
+        // Nothing was published on it.
+        Ok(Err(error)) if error.cause == Cause::Missing => Past::In,
+        Ok(Err(error)) => {
+            debug!(%error, "no mark before the join");
+            Past::Unmarked
+        }
+        Err(_) => Past::Unmarked,
     }
 }
 
@@ -154,6 +193,19 @@ enum Overdue {
     Refused,
 }
 
+/// What was published before the latest join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Past {
+    /// It is here, but for what is known to be missing.
+    In,
+    /// It begins to come.
+    Coming,
+    /// When it comes, a mark will.
+    Marked,
+    /// Only time will tell.
+    Unmarked,
+}
+
 /// How far the latest join has come.
 struct Joined {
     since: Instant,
@@ -165,14 +217,19 @@ struct Joined {
     proven: bool,
     /// Somebody asks for a beacon.
     asked: bool,
+    /// What was published before, as it was at first and as it is.
+    sought: Past,
+    past: Past,
     /// Why nothing of before comes, if it does not.
     not_sought: Option<BusError>,
 }
 
 impl Joined {
-    fn new(not_sought: Option<BusError>) -> Self {
+    fn new(sought: Past, not_sought: Option<BusError>) -> Self {
         let (now, at) = (Instant::now(), clock::now_micros());
-        Self { since: now, at, backlog: now, proven: false, asked: false, not_sought }
+        // What was not sought does not come.
+        let past = if not_sought.is_some() { Past::In } else { sought };
+        Self { since: now, at, backlog: now, proven: false, asked: false, sought, past, not_sought }
     }
 }
 
@@ -183,7 +240,7 @@ impl Path {
             last: None,
             awaited: None,
             round_trip: None,
-            joined: Joined::new(None),
+            joined: Joined::new(Past::In, None),
             begun: Instant::now(),
             lost: None,
             trouble: Arc::default(),
@@ -193,10 +250,10 @@ impl Path {
     }
 
     /// Passes on what comes until the path is found broken.
-    async fn carry(&mut self, mut inbox: Inbox) -> Broken {
+    async fn carry(&mut self, mut inbox: Inbox, past: Past) -> Broken {
         self.last = None;
         self.awaited = None;
-        self.joined = Joined::new(inbox.not_sought().cloned());
+        self.begin(past, inbox.not_sought().cloned());
         if self.relay.health.phase() == Phase::Starting
             && let Some(late) = inbox.withheld()
         {
@@ -256,6 +313,11 @@ impl Path {
         }
     }
 
+    fn begin(&mut self, sought: Past, not_sought: Option<BusError>) {
+        self.joined = Joined::new(sought, not_sought);
+        self.relay.await_past(self.joined.past != Past::In);
+    }
+
     /// Does what time asks for; returns how missing events are looked for, if they are.
     fn tend(&mut self, heard: Instant) -> Option<Search> {
         if self.is_due(heard) {
@@ -263,6 +325,10 @@ impl Path {
         }
         if let Some(before) = self.relay.bus.forgotten() {
             self.relay.miss(None, before);
+            // Nothing is kept at all: what would come is there.
+            if before > self.joined.at - micros(LATE_PAST) {
+                self.put_past(Past::In);
+            }
         }
         self.relay.tend_fleet();
         self.relay.tend_receipts();
@@ -395,16 +461,26 @@ impl Path {
     /// As if it had just joined. By the same stream: another one of this subscription would share with it.
     async fn begin_anew(&mut self) {
         self.relay.begin_anew();
+        // The acknowledgements of what was heard are on their way, and would count after the seek.
+        sleep(LAST_ACKS).await;
         let not_sought = self.relay.bus.seek(self.relay.memory_begins()).await.err();
-        self.joined = Joined::new(not_sought);
+        // The seek brings the mark again.
+        self.begin(self.joined.sought, not_sought);
         self.relay.rejoined();
         (self.last, self.awaited) = (None, None);
     }
 
     fn came_round(&mut self, beacon: &Beacon, at: i64) -> bool {
+        // An earlier process's proves nothing.
+        if beacon.sequence.started != self.relay.publishing.started() {
+            return false;
+        }
+        if beacon.beat == MARK && self.joined.past == Past::Marked {
+            self.joined.past = Past::Coming;
+        }
         let Some(Awaited { beat, sent, .. }) = self.awaited else { return false };
-        // A later one proves the path as well; an earlier process's proves nothing.
-        if beacon.sequence.started != self.relay.publishing.started() || beacon.beat < beat {
+        // A later one proves the path as well.
+        if beacon.beat < beat {
             return false;
         }
         if let Some(ahead) = clock::set_by(at, sent.elapsed()) {
@@ -428,23 +504,43 @@ impl Path {
         false
     }
 
+    fn look_for_past(&mut self, quiet: bool) {
+        let late = self.joined.since.elapsed() >= LATE_PAST;
+        match self.joined.past {
+            Past::Coming if quiet => self.put_past(Past::In),
+            Past::Unmarked if late => self.put_past(Past::In),
+            Past::Marked if late => {
+                self.relay.miss(None, self.joined.at);
+                self.put_past(Past::In);
+                warn!("what was published before this VM joined has not come and may be missing on it");
+            }
+            _ => {}
+        }
+    }
+
+    fn put_past(&mut self, past: Past) {
+        self.joined.past = past;
+        self.relay.await_past(past != Past::In);
+    }
+
     /// Ready when the way is proven and what was missed is in, or will hardly come any more.
     fn settle(&mut self, tick: &mut Interval) {
+        let quiet = self.joined.backlog.elapsed() >= self.relay.bus.quiet();
+        self.look_for_past(quiet);
         if !self.joined.proven || self.relay.health.phase() == Phase::Ready {
             return;
         }
-        let whole =
-            self.joined.backlog.elapsed() >= self.relay.bus.quiet() && self.relay.is_whole(self.joined.at);
+        let whole = self.joined.past == Past::In && quiet && self.relay.is_whole(self.joined.at);
         if !whole && self.joined.since.elapsed() < CATCH_UP {
             return;
         }
-        *tick = ticks(TICK);
         // Not before: a join that fails is followed by one that may bring it.
         if let Some(error) = self.joined.not_sought.take() {
             self.relay.miss(self.lost.as_ref().and_then(|lost| lost.heard), self.joined.at);
             warn!(%error, "what was published before this VM joined may be missing on it");
         }
         if self.relay.health.ready() {
+            *tick = ticks(TICK);
             let history = self.relay.history_len();
             let round_trip = self.round_trip;
             match self.lost.take() {
@@ -463,11 +559,12 @@ fn ticks(period: Duration) -> Interval {
 
 /// What every beacon of this VM tells.
 fn beacon(relay: &Relay) -> Beacon {
-    let Standing { sequence, settled_until, given_up } = relay.publishing.standing();
+    let Standing { sequence, settled_until, published_until, given_up } = relay.publishing.standing();
     Beacon {
         origin: relay.origin(),
         sequence,
         settled_until,
+        published_until: Some(published_until),
         given_up,
         beat: u64::MAX,
         clients: 0,
@@ -497,9 +594,13 @@ mod tests {
     use tokio::task::JoinHandle;
 
     use super::*;
+    use crate::auth::Visitor;
     use crate::bus::Bus;
-    use crate::bus::stormy::Topic;
+    use crate::bus::stormy::{TAG, Topic, Weather};
     use crate::config::Config;
+    use crate::cursor::Cursor;
+    use crate::event::Kind;
+    use crate::vm;
 
     fn relay(topic: &Topic, vm: usize) -> Arc<Relay> {
         let name = format!("vm-{vm}");
@@ -510,6 +611,17 @@ mod tests {
     fn start(topic: &Topic, vm: usize) -> (Arc<Relay>, JoinHandle<()>) {
         let relay = relay(topic, vm);
         (Arc::clone(&relay), tokio::spawn(keep(relay, CancellationToken::new())))
+    }
+
+    fn cursor() -> String {
+        Cursor { topic: TAG, at: clock::now_micros() }.to_string()
+    }
+
+    /// What a client is told that was away since `since`.
+    fn greeting(relay: &Arc<Relay>, since: &str) -> String {
+        let mut seated = None;
+        relay.join(Some(since), &[], Visitor::default(), |member, message| seated = Some((member, message)));
+        String::from_utf8_lossy(&seated.unwrap().1.parts.concat()).into_owned()
     }
 
     fn knows(relay: &Relay) -> usize {
@@ -549,17 +661,74 @@ mod tests {
         path.send();
         path.awaited = None;
         let interval = path.relay.own_beacon_interval();
-        let mut inbox = path.relay.bus.join(Join::Resume, i64::MAX).await.unwrap();
+        let mut inbox = path.relay.bus.join(Join::Resume, clock::now_micros()).await.unwrap();
         for vm in 1..=100 {
             let beacon = Told::Beacon(beacon(&relay(&topic, vm)));
             path.relay.bus.publish(Message { data: beacon.encode(), ..Message::default() }).await.unwrap();
+        }
+        while knows(&path.relay) < 100 {
             path.relay.receive(inbox.next().await.unwrap());
         }
-        assert_eq!(knows(&path.relay), 100);
         assert!(path.relay.own_beacon_interval() > 6 * interval);
         sleep(interval / 2).await;
         assert!(!path.is_due(Instant::now()));
         sleep(interval / 2).await;
         assert!(path.is_due(Instant::now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_vm_proves_nothing_before_the_topic_brings_the_past_however_late_that_is() {
+        let mut latest = Duration::ZERO;
+        for seed in 0..20 {
+            let topic = Topic::new(seed);
+            let since = cursor();
+            // One that nobody remembers any more.
+            let (before, path) = start(&topic, 0);
+            sleep(Duration::from_secs(5)).await;
+            let data = serde_json::value::to_raw_value(&()).unwrap();
+            let event = before.event(Kind::Alert, None, data, Some("the past".into()), "s".into());
+            before.publish(event, |confirmed| confirmed.unwrap());
+            sleep(Duration::from_secs(1)).await;
+            path.abort();
+            before.health.leaving();
+            vm::leave(&before).await;
+            sleep(Duration::from_secs(5)).await;
+
+            topic.set_weather(Weather { slow: 100, ..Weather::default() });
+            let (relay, path) = start(&topic, 1);
+            let begun = Instant::now();
+            loop {
+                sleep(Duration::from_millis(100)).await;
+                let told = greeting(&relay, &since);
+                if told.contains(r#""complete":true"#) {
+                    assert!(told.contains("the past"), "seed {seed}, after {:?}: {told}", begun.elapsed());
+                    break;
+                }
+                assert!(begun.elapsed() < LATE_PAST + CATCH_UP, "seed {seed}: {told}");
+                // It is of use before.
+                let is_ready = relay.health.phase() == Phase::Ready;
+                assert!(is_ready || begun.elapsed() < CATCH_UP + Duration::from_secs(1), "seed {seed}");
+            }
+            latest = latest.max(begun.elapsed());
+            path.abort();
+        }
+        assert!(latest > Duration::from_secs(30), "the past was late: {latest:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_past_that_never_comes_is_told_to_be_missing() {
+        let topic = Topic::new(7);
+        let since = cursor();
+        sleep(Duration::from_secs(5)).await;
+        topic.keep_nothing();
+        let (relay, _path) = start(&topic, 0);
+        for _ in 0..3 {
+            sleep(LATE_PAST / 2).await;
+            assert!(greeting(&relay, &since).contains(r#""complete":false"#));
+        }
+        let now = cursor();
+        sleep(LATE_PAST + LATE_PAST).await;
+        assert!(greeting(&relay, &now).contains(r#""complete":true"#));
+        assert!(greeting(&relay, &since).contains(r#""complete":false,"reason":"too_old""#));
     }
 }

@@ -179,7 +179,8 @@ impl Publishing {
         let sequence = numbers.settled();
         let is_settled = |given_up: &&Range<u64>| given_up.end <= sequence.number + 1;
         let given_up = numbers.given_up.iter().filter(is_settled).take(MAX_RANGES).cloned().collect();
-        Standing { settled_until: numbers.settled_until(), sequence, given_up }
+        let (settled_until, published_until) = (numbers.settled_until(), numbers.published_until);
+        Standing { sequence, settled_until, published_until, given_up }
     }
 
     /// When this process started, in ms: by that, others tell it from one before.
@@ -231,6 +232,8 @@ pub struct Standing {
     pub sequence: Sequence,
     /// So is all that was given a number before this (ms).
     pub settled_until: i64,
+    /// All that is settled was published before this (ms).
+    pub published_until: i64,
     /// Settled numbers that were given up and are not told yet, as many as others read of one beacon;
     /// [`Publishing::told`] when they are.
     pub given_up: Vec<Range<u64>>,
@@ -245,7 +248,9 @@ struct Numbers {
     last: u64,
     /// When the last one was given, in ms.
     last_at: i64,
-    /// And when each was given, in ms.
+    /// When the topic last confirmed one, in ms.
+    published_until: i64,
+    /// When each was given, in ms.
     unsettled: BTreeMap<u64, i64>,
     given_up: Vec<Range<u64>>,
     /// Times (ms) in the window, and the first number given at or after each.
@@ -260,6 +265,7 @@ impl Numbers {
             started,
             last: 0,
             last_at: started,
+            published_until: started,
             unsettled: BTreeMap::new(),
             given_up: Vec::new(),
             marks: VecDeque::new(),
@@ -281,6 +287,7 @@ impl Numbers {
     fn settle(&mut self, number: u64, confirmed: bool) {
         self.unsettled.remove(&number);
         if confirmed {
+            self.published_until = clock::now_millis();
             return;
         }
         // In order, and joined with what it touches: what fails together fails in any order.

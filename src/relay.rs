@@ -87,6 +87,8 @@ struct State {
     latest: Option<i64>,
     /// Something may be missing of which nobody tells yet: since when, and how late it may come.
     doubt: Option<(Instant, Duration)>,
+    /// So may all that was published before this VM joined, which the topic has not brought yet.
+    past_awaited: bool,
     fleet_news: Change,
     fleet_told: Instant,
     /// What the last telling took, in bytes to all sockets.
@@ -133,6 +135,7 @@ impl Relay {
                 receipts: Receipts::new(Arc::clone(config.identity.instance())),
                 latest: None,
                 doubt: None,
+                past_awaited: false,
                 fleet_news: Change::Nothing,
                 fleet_told: Instant::now(),
                 fleet_took: 0.0,
@@ -487,8 +490,7 @@ impl Relay {
         self.metrics.beacons.inc();
         let mut state = self.state();
         state.latest = state.latest.max(Some(at));
-        let Beacon { origin, sequence, settled_until, given_up, .. } = beacon;
-        state.ledger.learn(&origin.instance, sequence, *settled_until, given_up, at);
+        state.ledger.learn(beacon, at);
         state.ledger.trust(&beacon.heard, at);
         state.fleet_told_as = None;
         let change = state.fleet.hear(beacon.clone(), at);
@@ -524,6 +526,11 @@ impl Relay {
     /// time in which each VM speaks once: by the numbers that they tell it is known what is still missing.
     pub fn doubt(&self, late: Duration) {
         self.state().doubt = Some((Instant::now(), late));
+    }
+
+    /// Whether what was published before this VM joined is still to come: until then nothing is proven.
+    pub fn await_past(&self, awaited: bool) {
+        self.state().past_awaited = awaited;
     }
 
     /// The bus begins to bring anew what was missed.
@@ -613,10 +620,11 @@ impl Relay {
     }
 
     fn is_doubted(&self, state: &State) -> bool {
-        state.doubt.is_some_and(|(since, late)| {
+        let is_doubted = |(since, late): (Instant, Duration)| {
             let interval = self.config.beacon_interval.max(state.fleet.longest_interval());
             since.elapsed() < interval.min(MOST_DOUBT) + late
-        })
+        };
+        state.past_awaited || state.doubt.is_some_and(is_doubted)
     }
 
     pub fn own_beacon_interval(&self) -> Duration {

@@ -193,6 +193,11 @@ impl Bus {
         }
     }
 
+    /// Whether what is published after a join may come before what the join is to bring.
+    pub fn brings_the_past_late(&self) -> bool {
+        !matches!(self, Self::Memory(_))
+    }
+
     /// Up to where (µs) this VM can't hear what was before it, since the topic has not kept that; told once, as
     /// soon as it is known.
     pub fn forgotten(&self) -> Option<i64> {
@@ -256,11 +261,13 @@ impl Inbox {
     }
 
     /// How long after the join messages may still stay away that went to a process of before, which ended
-    /// without giving them back, if there was one.
+    /// without giving them back; None where nobody was a member under this VM's name before.
     pub fn withheld(&self) -> Option<Duration> {
         match self {
             Self::PubSub(inbox) => inbox.withheld,
-            _ => None,
+            #[cfg(test)]
+            Self::Stormy(inbox) => inbox.withheld(),
+            Self::Memory(_) => None,
         }
     }
 

@@ -27,16 +27,28 @@ struct Shared {
 struct State {
     rng: Rng,
     weather: Weather,
+    /// Nothing is kept for subscriptions that are still to be made.
+    forgets: bool,
     log: Vec<(Message, i64)>,
     subscriptions: BTreeMap<String, Subscription>,
     /// Counts deliveries, so that two of one moment have an order.
     count: u64,
 }
 
-/// What waits for one subscriber: indices into the log, by when they are due.
+/// What waits for one subscriber, by when it is due.
 #[derive(Default)]
 struct Subscription {
-    waiting: BTreeMap<(Instant, u64), usize>,
+    /// What was in the log when it was made.
+    begins: usize,
+    waiting: BTreeMap<(Instant, u64), Due>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Due {
+    /// A message, by its index in the log.
+    Message(usize),
+    /// A seek to a time (µs) takes effect.
+    Seek(i64),
 }
 
 /// How bad it is, in percent of messages.
@@ -44,6 +56,8 @@ struct Subscription {
 pub struct Weather {
     pub late: u8,
     pub twice: u8,
+    /// Of seeks: they take effect late.
+    pub slow: u8,
     /// The topic has it, but says that it has not.
     pub unconfirmed: u8,
 }
@@ -73,6 +87,7 @@ impl Topic {
         let state = State {
             rng: Rng::with_seed(seed),
             weather: Weather::default(),
+            forgets: false,
             log: Vec::new(),
             subscriptions: BTreeMap::new(),
             count: 0,
@@ -93,39 +108,48 @@ impl Topic {
         self.state().weather = weather;
     }
 
+    pub fn keep_nothing(&self) {
+        self.state().forgets = true;
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl State {
-    fn schedule(&mut self, name: &str, index: usize, delay: Duration) {
+    fn schedule(&mut self, name: &str, what: Due, delay: Duration) {
         self.count += 1;
         let due = (Instant::now() + delay, self.count);
         if let Some(subscription) = self.subscriptions.get_mut(name) {
-            subscription.waiting.insert(due, index);
+            subscription.waiting.insert(due, what);
         }
     }
 
-    /// Nearly at once; in bad weather up to a minute later.
-    fn delay(&mut self) -> Duration {
-        let most = if self.rng.u8(..100) < self.weather.late { 60_000 } else { 100 };
+    /// Nearly at once; of so many in a hundred up to a minute later.
+    fn delay(&mut self, late: u8) -> Duration {
+        let most = if self.rng.u8(..100) < late { 60_000 } else { 100 };
         Duration::from_millis(self.rng.u64(..most))
     }
 
     fn deliver(&mut self, name: &str, index: usize) {
         let times = if self.rng.u8(..100) < self.weather.twice { 2 } else { 1 };
         for _ in 0..times {
-            let delay = self.delay();
-            self.schedule(name, index, delay);
+            let delay = self.delay(self.weather.late);
+            self.schedule(name, Due::Message(index), delay);
         }
     }
 
     fn seek(&mut self, name: &str, since: i64) {
-        if let Some(subscription) = self.subscriptions.get_mut(name) {
-            subscription.waiting.clear();
-        }
-        for index in self.log.partition_point(|(_, at)| *at < since)..self.log.len() {
+        let delay = self.delay(self.weather.slow);
+        self.schedule(name, Due::Seek(since), delay);
+    }
+
+    fn wind_back(&mut self, name: &str, since: i64) {
+        let Some(subscription) = self.subscriptions.get_mut(name) else { return };
+        subscription.waiting.retain(|_, due| matches!(due, Due::Seek(_)));
+        let kept = if self.forgets { subscription.begins } else { 0 };
+        for index in kept.max(self.log.partition_point(|(_, at)| *at < since))..self.log.len() {
             self.deliver(name, index);
         }
     }
@@ -159,9 +183,12 @@ impl Member {
         if how == Join::Afresh {
             state.subscriptions.remove(&self.name);
         }
-        state.subscriptions.entry(self.name.clone()).or_default();
+        let was_there = state.subscriptions.contains_key(&self.name);
+        let begins = state.log.len();
+        let new = || Subscription { begins, ..Subscription::default() };
+        state.subscriptions.entry(self.name.clone()).or_insert_with(new);
         state.seek(&self.name, since);
-        Ok(Inbox { member: self.clone() })
+        Ok(Inbox { member: self.clone(), was_there })
     }
 
     pub(super) async fn seek(&self, since: i64) -> Result<(), BusError> {
@@ -203,9 +230,15 @@ impl Member {
 
 pub struct Inbox {
     member: Member,
+    was_there: bool,
 }
 
 impl Inbox {
+    pub(super) fn withheld(&self) -> Option<Duration> {
+        // What is late is so by a minute at most, and so is a seek.
+        self.was_there.then_some(Duration::from_secs(120))
+    }
+
     pub(super) async fn next(&mut self) -> Result<Delivery, BusError> {
         let topic = self.member.topic.clone();
         loop {
@@ -234,7 +267,13 @@ impl Inbox {
         if first.key().0 > Instant::now() {
             return Err(Some(first.key().0));
         }
-        let index = first.remove();
+        let index = match first.remove() {
+            Due::Message(index) => index,
+            Due::Seek(since) => {
+                state.wind_back(&self.member.name, since);
+                return Err(Some(Instant::now()));
+            }
+        };
         let (message, published_at) = state.log[index].clone();
         let receipt = Receipt { member: self.member.clone(), index, acked: false };
         Ok(Delivery { message, published_at, receipt: super::Receipt::Stormy(receipt) })
@@ -257,7 +296,8 @@ impl Receipt {
 impl Drop for Receipt {
     fn drop(&mut self) {
         if !self.acked {
-            self.member.topic.state().schedule(&self.member.name, self.index, Duration::from_secs(1));
+            let again = Due::Message(self.index);
+            self.member.topic.state().schedule(&self.member.name, again, Duration::from_secs(1));
             self.member.topic.0.changed.notify_waiters();
         }
     }

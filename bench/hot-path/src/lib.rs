@@ -189,6 +189,7 @@ impl Fleet {
             origin: origin.clone(),
             sequence: Sequence { number: number - 1, ..sequence },
             settled_until: clock::now_millis(),
+            published_until: Some(clock::now_millis()),
             beat: number,
             asking: false,
             clients: self.heard,
