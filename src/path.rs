@@ -108,6 +108,9 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
 /// Joins; where that may be to a new subscription, after a mark.
 async fn join(relay: &Relay, how: Join) -> Result<(Inbox, Past), BusError> {
     let may_be_new = how == Join::Afresh || relay.health.phase() == Phase::Starting;
+    if how == Join::Afresh {
+        relay.bus.reconnect().await?;
+    }
     let past = if may_be_new { mark(relay).await } else { Past::In };
     let inbox = relay.bus.join(how, relay.memory_begins()).await?;
     // To a subscription of before a mark comes by itself, and tells nothing.
@@ -122,16 +125,21 @@ async fn mark(relay: &Relay) -> Past {
         return Past::In;
     }
     let mark = Beacon { beat: MARK, ..beacon(relay) };
-    match timeout(MARK_PATIENCE, relay.bus.publish(message(mark))).await {
-        Ok(Ok(())) => Past::Marked,
-        // Nothing was published on it.
-        Ok(Err(error)) if error.cause == Cause::Missing => Past::In,
-        Ok(Err(error)) => {
-            debug!(%error, "no mark before the join");
-            Past::Unmarked
+    let mark = message(mark);
+    let marked = async {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+        loop {
+            match relay.bus.publish(mark.clone()).await {
+                Ok(()) => return Past::Marked,
+                // Nothing was published on it.
+                Err(error) if error.cause == Cause::Missing => return Past::In,
+                Err(error) if error.cause == Cause::Denied => return Past::Unmarked,
+                Err(error) => debug!(%error, "no mark before the join yet"),
+            }
+            sleep(backoff.wait()).await;
         }
-        Err(_) => Past::Unmarked,
-    }
+    };
+    timeout(MARK_PATIENCE, marked).await.unwrap_or(Past::Unmarked)
 }
 
 struct Path {

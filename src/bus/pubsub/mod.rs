@@ -146,7 +146,6 @@ impl PubSub {
 
     pub(super) async fn join(&self, how: Join, since: i64) -> Result<Inbox, BusError> {
         if how == Join::Afresh {
-            self.reconnect().await?;
             // The old stream may still be taking messages, into a connection that nobody reads.
             self.remove_subscription().await?;
         }
