@@ -484,6 +484,24 @@ mod tests {
         }
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn asks_are_recognized_for_two_minutes_and_messages_for_ten() {
+        let (connections, found, shard) = connections();
+        let ask = |message: &str, id: &str| {
+            connections.asked(write(message, id, None), clock::now_micros(), Some(found.clone()));
+            said(&shard).len()
+        };
+        assert_eq!(ask("a", "1"), 1);
+        tokio::time::advance(Duration::from_secs(119)).await;
+        assert_eq!(ask("b", "1"), 0, "the ask is known");
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(ask("b", "1"), 1);
+        tokio::time::advance(Duration::from_secs(599 - 121)).await;
+        assert_eq!((ask("c", "2"), ask("a", "3")), (1, 0), "the message is known");
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!((ask("d", "4"), ask("a", "5")), (1, 1));
+    }
+
     #[tokio::test]
     async fn what_comes_out_of_a_backlog_is_left_alone() {
         let (connections, found, shard) = connections();

@@ -8,7 +8,7 @@
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt;
-use std::io::{IsTerminal as _, stderr};
+use std::io::{self, IsTerminal as _, Write, stderr};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::panic::{PanicHookInfo, set_hook};
@@ -47,6 +47,9 @@ static WHOLE_ADDRESSES: AtomicBool = AtomicBool::new(false);
 /// Counts the lines that found no room. The process's, as its log is.
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
+/// And those that could not be written.
+static UNWRITTEN: AtomicU64 = AtomicU64::new(0);
+
 /// Lines that may wait to be written.
 const WAITING: usize = 8_192;
 
@@ -75,8 +78,10 @@ pub fn start(identity: &Identity) -> Result<Guard, ConfigError> {
     };
     WHOLE_ADDRESSES.store(whole, Ordering::Relaxed);
     let colour = (terminal && variable("NO_COLOR").is_none()) || variable("FORCE_COLOR").is_some();
-    let (writer, guard) =
-        NonBlockingBuilder::default().buffered_lines_limit(WAITING).thread_name("logs").finish(stderr());
+    let (writer, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(WAITING)
+        .thread_name("logs")
+        .finish(Lines::default());
     let _ = DROPPED.set(writer.error_counter());
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     // It would tell of them on stderr, and panic where that is the trouble.
@@ -92,7 +97,32 @@ pub fn start(identity: &Identity) -> Result<Guard, ConfigError> {
 
 /// Lines of this process that nobody will see.
 pub fn dropped() -> u64 {
-    DROPPED.get().map_or(0, |lines| lines.dropped_lines() as u64)
+    let dropped = DROPPED.get().map_or(0, |lines| lines.dropped_lines() as u64);
+    dropped + UNWRITTEN.load(Ordering::Relaxed)
+}
+
+/// stderr, whose lines may break off where a disk is full.
+#[derive(Default)]
+struct Lines {
+    /// A part of the last one may stand there; the next one begins on a line of its own.
+    broken: bool,
+}
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut stderr = stderr();
+        let written = if self.broken { stderr.write_all(b"\n") } else { Ok(()) };
+        let written = written.and_then(|()| stderr.write(bytes));
+        self.broken = written.is_err();
+        if self.broken {
+            UNWRITTEN.fetch_add(1, Ordering::Relaxed);
+        }
+        written
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        stderr().flush()
+    }
 }
 
 /// Lines of JSON with the VM's name as their last fields.

@@ -1,6 +1,7 @@
 //! `CONNECT_URL`: an app's backend is asked about each visitor before the socket opens.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use jsonwebtoken::{EncodingKey, Header, encode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -179,7 +180,10 @@ async fn whom_the_backend_refuses_is_told_its_status_and_without_its_word_nobody
         "length=65537",
         "answer=never",
     ] {
+        let begun = Instant::now();
         assert_unavailable(&knock(&vm, &format!("/ws?{query}"), &[]).await, query);
+        let took = begun.elapsed().as_secs_f64();
+        assert!(query != "answer=never" || (2.9..6.0).contains(&took), "it has 3 s: {took}");
     }
     assert_eq!(outcomes(&vm).await, [0, 7, 9]);
     for query in ["", "status=204", "body={}", "length=65536"] {

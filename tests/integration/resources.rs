@@ -2,7 +2,8 @@
 //! has, and is well again when there is enough.
 
 use std::collections::HashSet;
-use std::fs::{OpenOptions, symlink_metadata};
+use std::ffi::OsString;
+use std::fs::symlink_metadata;
 use std::net::TcpListener;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
@@ -16,7 +17,7 @@ use crate::support::crowd::ROOM;
 use crate::support::emulator::Emulator;
 use crate::support::group::Group;
 use crate::support::http::{get, try_get};
-use crate::support::vm::{Vm, command};
+use crate::support::vm::{Vm, command, command_of, program};
 use crate::support::{until, within};
 
 /// A port that was free a moment ago, for a VM whose log can't be read.
@@ -31,15 +32,44 @@ fn allow_files(pid: u32, files: usize) {
     assert!(set.unwrap().success());
 }
 
+/// Lines of the log that a VM has dropped.
+async fn dropped(port: u16) -> u64 {
+    let figures = get(port, "/metrics").await;
+    let line =
+        figures.text().lines().find_map(|line| line.strip_prefix("alien_alert_log_lines_dropped_total "));
+    line.unwrap().parse().unwrap()
+}
+
 #[tokio::test]
-async fn a_log_on_a_full_disk_stops_nobody() {
+async fn a_log_on_a_full_disk_stops_nobody_and_goes_on_when_there_is_room() {
+    const DISK: &str = "mount -t tmpfs -o size=64k none /mnt && exec \"$0\" 2>>/mnt/log";
     let port = free_port();
-    let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
     let port_text = port.to_string();
-    let vars = [("HOST", "127.0.0.1"), ("PORT", &*port_text), ("RUST_LOG", "debug")];
-    let mut vm = command(&vars).stderr(Stdio::from(full)).spawn().unwrap();
+    let vars = [("HOST", "127.0.0.1"), ("PORT", &*port_text), ("RUST_LOG", "debug"), ("LOG_FORMAT", "json")];
+    // A disk of its own, which nobody else sees.
+    let words = ["unshare", "--mount", "sh", "-c", DISK].map(OsString::from);
+    let mut vm = command_of(&[&words[..], &[program()]].concat(), &vars).spawn().unwrap();
+    let log = format!("/proc/{}/root/mnt/log", vm.id().unwrap());
     until("health", async || (try_get(port, "/health").await.ok()?.status == 200).then_some(())).await;
-    Client::connect(port, "/ws").await.alert(json!({})).await;
+    let filler = log.replace("log", "filler");
+    assert!(std::fs::write(&filler, vec![b'x'; 64 << 10]).is_err(), "it is full");
+    let alert = async || Box::pin(async { Client::connect(port, "/ws").await.alert(json!({})).await }).await;
+    until("lines dropped", async || {
+        alert().await;
+        (dropped(port).await > 0).then_some(())
+    })
+    .await;
+    std::fs::remove_file(&filler).unwrap();
+    let id = alert().await;
+    let line = until("a line again", async || {
+        let log = std::fs::read_to_string(&log).unwrap();
+        log.lines().find(|line| line.contains(&id)).map(str::to_owned)
+    });
+    let line: Value = serde_json::from_str(&line.await).expect("a line of its own");
+    assert_eq!(line["eventId"], id.as_str());
+    let before = dropped(port).await;
+    alert().await;
+    assert_eq!(dropped(port).await, before);
     vm.kill().await.unwrap();
 }
 
@@ -52,17 +82,11 @@ async fn a_log_that_nobody_reads_stops_nobody() {
     // The pipe has room for 64 KiB; then whoever writes waits.
     let mut vm = command(&vars).stderr(Stdio::piped()).spawn().unwrap();
     until("health", async || (try_get(port, "/health").await.ok()?.status == 200).then_some(())).await;
-    let dropped = async || {
-        let figures = get(port, "/metrics").await;
-        let line =
-            figures.text().lines().find_map(|line| line.strip_prefix("alien_alert_log_lines_dropped_total "));
-        line.unwrap().parse::<u64>().unwrap()
-    };
     // Until more lines wait than may, and as long again.
     for most in [1, 1_000] {
         until(&format!("{most} lines dropped"), async || {
             Box::pin(async { Client::connect(port, "/ws").await.alert(json!({})).await }).await;
-            (dropped().await >= most).then_some(())
+            (dropped(port).await >= most).then_some(())
         })
         .await;
     }

@@ -41,7 +41,7 @@ pub fn command(vars: &[(&str, &str)]) -> Command {
     command_of(&[program()], vars)
 }
 
-fn command_of(words: &[OsString], vars: &[(&str, &str)]) -> Command {
+pub fn command_of(words: &[OsString], vars: &[(&str, &str)]) -> Command {
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]);
     command.env_clear().envs(vars.iter().copied()).current_dir(std::env::temp_dir());
