@@ -182,6 +182,16 @@ pub struct Beacon {
     pub heard: Vec<Heard>,
 }
 
+impl Beacon {
+    /// The beat of one that is told before a join, by which its VM sees that the past has come. It is of no
+    /// use to others: its VM is not there yet.
+    pub const MARK: u64 = 0;
+
+    pub fn is_mark(&self) -> bool {
+        self.beat == Self::MARK
+    }
+}
+
 /// How far the sequence of an ended process went, as another VM heard it.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -190,7 +200,7 @@ pub struct Heard {
     pub sequence: Sequence,
     /// When it was last heard of, in µs by the topic's clock.
     pub at: i64,
-    /// As it said itself in its beacons.
+    /// All of it was published before this, in ms since the epoch. Older versions do not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published_until: Option<i64>,
     /// Numbers that could not be had.

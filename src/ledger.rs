@@ -101,7 +101,7 @@ struct Run {
     at: i64,
     /// All that it published before this (µs) is known of here, by what it said itself.
     spoken: i64,
-    /// And all that it said to be settled was published before this (ms).
+    /// All up to the last number was published by this (µs), where that is known.
     published_until: Option<i64>,
     /// In the order of their numbers.
     holes: Vec<Hole>,
@@ -169,6 +169,7 @@ impl Ledger {
             }
             run.expect(number, at);
             run.next = number + 1;
+            run.published_until = run.published_until.map(|until| until.max(at));
             Some(false)
         });
         if found == Some(true) {
@@ -353,7 +354,7 @@ impl Ledger {
             instance: (*instance).clone(),
             sequence: run.told(),
             at: run.at,
-            published_until: run.published_until,
+            published_until: run.published_until.map(|until| until / 1000),
             lost: run.lost(),
         });
         let heard = heard.collect();
@@ -493,9 +494,13 @@ impl Run {
     /// All up to the number of `sequence` was published by `at`, and by `until` (ms) where that is told; of
     /// `gone` it is known what became of it.
     fn learn(&mut self, sequence: &Sequence, until: Option<i64>, gone: &[Range<u64>], state: State, at: i64) {
-        self.published_until = self.published_until.max(until);
-        let published = until.map_or(at, |until| late(until).min(at));
-        self.expect(sequence.number.saturating_add(1), published);
+        // Anybody may say anything.
+        let until = until.map(|until| until.saturating_mul(1000).clamp(self.first_at.min(at), at));
+        let end = sequence.number.saturating_add(1);
+        if end >= self.next {
+            self.published_until = until;
+        }
+        self.expect(end, until.map_or(at, |until| at_latest(until).min(at)));
         for numbers in gone.iter().take(MAX_RANGES) {
             self.change(numbers, state);
         }
@@ -505,7 +510,8 @@ impl Run {
     /// number is not, if that is known to be newer.
     fn begins_beyond(&self, edge: i64) -> bool {
         let reaches_in = |hole: &Hole| {
-            hole.numbers.end == self.next && self.published_until.is_some_and(|until| late(until) >= edge)
+            hole.numbers.end == self.next
+                && self.published_until.is_some_and(|until| at_latest(until) >= edge)
         };
         let first = self.holes.first().filter(|hole| hole.numbers.start == self.first);
         first.is_some_and(|hole| hole.published.0 < edge && !reaches_in(hole))
@@ -610,9 +616,9 @@ impl Run {
     }
 }
 
-/// In µs by the topic's clock, what a process says in ms by its own.
-fn late(millis: i64) -> i64 {
-    millis.saturating_mul(1000).saturating_add(micros(OVERTAKING))
+/// A time (µs) of another clock, by the topic's.
+fn at_latest(time: i64) -> i64 {
+    time.saturating_add(micros(OVERTAKING))
 }
 
 #[cfg(test)]
@@ -858,6 +864,39 @@ mod tests {
             // It is older than what is remembered, at last.
             ledger.forget(5_502 * SECOND);
             assert!(ledger.is_whole());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_one_published_after_its_last_word_is_vouched_for_with_its_time() {
+        const SECOND: i64 = 1_000_000;
+        let mut ledger = Ledger::new(0);
+        let said = Beacon { published_until: Some(100_000), ..beacon("a", &sequence(10), 0, &[]) };
+        ledger.learn(&said, 700 * SECOND);
+        // Then it published one more, and was killed.
+        assert!(ledger.hear("a", &sequence(11), 705 * SECOND));
+        let mut other = Ledger::new(0);
+        other.learn(&said, 700 * SECOND);
+        for number in 1..=10 {
+            assert!(other.hear("a", &sequence(number), 100 * SECOND));
+        }
+        other.trust(&ledger.vouch(|_, _| false), 710 * SECOND);
+        tokio::time::advance(2 * OVERTAKING).await;
+        assert!(other.missing(700 * SECOND).is_some_and(|(_, to)| to >= 705 * SECOND));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn when_one_published_is_between_its_first_and_when_it_says_so() {
+        for (published_until, published) in
+            [(i64::MIN, (800, 1_000_800)), (1, (800, 1_001_000)), (i64::MAX, (800, 2_000_000))]
+        {
+            let mut ledger = Ledger::new(0);
+            let started = Sequence { first_at: 400, ..sequence(1) };
+            ledger.hear("a", &started, 800);
+            let said = Beacon { published_until: Some(published_until), ..beacon("a", &sequence(9), 0, &[]) };
+            ledger.learn(&said, 2_000_000);
+            tokio::time::advance(2 * OVERTAKING).await;
+            assert_eq!(ledger.missing(0), Some(published), "{published_until}");
         }
     }
 

@@ -53,8 +53,7 @@ const CATCH_UP: Duration = Duration::from_secs(10);
 /// How long it may take until a seek has its effect; Google says up to a minute.
 const LATE_PAST: Duration = Duration::from_secs(60);
 
-/// The beat of a beacon that is told before a join.
-const MARK: u64 = 0;
+/// How long a mark is tried.
 const MARK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Acknowledgements go ten times a second.
@@ -71,7 +70,12 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let relay = Arc::clone(&path.relay);
         relay.metrics.seeks.inc(cause);
-        let mut joining = pin!(join(&relay, how));
+        let heard = path.heard();
+        if how == Join::Afresh {
+            // The subscription goes, with what it still held.
+            relay.await_past(Some(heard.unwrap_or(0)));
+        }
+        let mut joining = pin!(join(&relay, how, path.joined.past));
         let joined = select! {
             joined = &mut joining => joined,
             () = stop.cancelled() => {
@@ -81,7 +85,7 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
         };
         let broken = match joined {
             Ok((inbox, past)) => select! {
-                broken = path.carry(inbox, past) => match broken {
+                broken = path.carry(inbox, past, heard) => match broken {
                     Broken::Dead(why, next) => {
                         how = next;
                         why
@@ -105,16 +109,21 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
     }
 }
 
-/// Joins; where that may be to a new subscription, after a mark.
-async fn join(relay: &Relay, how: Join) -> Result<(Inbox, Past), BusError> {
-    let may_be_new = how == Join::Afresh || relay.health.phase() == Phase::Starting;
+/// Joins; where that is probably to a new subscription, after a mark. `before` is what became of the last one's.
+async fn join(relay: &Relay, how: Join, before: Past) -> Result<(Inbox, Past), BusError> {
+    let is_new = how == Join::Afresh || relay.health.phase() == Phase::Starting;
     if how == Join::Afresh {
         relay.bus.reconnect().await?;
     }
-    let past = if may_be_new { mark(relay).await } else { Past::In };
+    let marked = if is_new { mark(relay).await } else { Past::Unmarked };
     let inbox = relay.bus.join(how, relay.memory_begins()).await?;
-    // To a subscription of before a mark comes by itself, and tells nothing.
-    let past = if inbox.withheld().is_some() { Past::In } else { past };
+    let was_there = inbox.withheld().is_some() || !relay.bus.brings_the_past_late();
+    let past = match (was_there, before) {
+        (false, _) => marked,
+        // To a subscription of before a mark comes by itself, and tells nothing.
+        (true, Past::In) => Past::In,
+        (true, _) => Past::Unmarked,
+    };
     Ok((inbox, past))
 }
 
@@ -124,7 +133,7 @@ async fn mark(relay: &Relay) -> Past {
     if !relay.bus.brings_the_past_late() {
         return Past::In;
     }
-    let mark = Beacon { beat: MARK, ..beacon(relay) };
+    let mark = Beacon { beat: Beacon::MARK, ..beacon(relay) };
     let mark = message(mark);
     let marked = async {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
@@ -228,16 +237,18 @@ struct Joined {
     /// What was published before, as it was at first and as it is.
     sought: Past,
     past: Past,
+    /// Up to where (µs) this VM had heard what there was.
+    heard: Option<i64>,
     /// Why nothing of before comes, if it does not.
     not_sought: Option<BusError>,
 }
 
 impl Joined {
-    fn new(sought: Past, not_sought: Option<BusError>) -> Self {
+    fn new(sought: Past, heard: Option<i64>, not_sought: Option<BusError>) -> Self {
         let (now, at) = (Instant::now(), clock::now_micros());
         // What was not sought does not come.
         let past = if not_sought.is_some() { Past::In } else { sought };
-        Self { since: now, at, backlog: now, proven: false, asked: false, sought, past, not_sought }
+        Self { since: now, at, backlog: now, proven: false, asked: false, sought, past, heard, not_sought }
     }
 }
 
@@ -248,7 +259,7 @@ impl Path {
             last: None,
             awaited: None,
             round_trip: None,
-            joined: Joined::new(Past::In, None),
+            joined: Joined::new(Past::In, None, None),
             begun: Instant::now(),
             lost: None,
             trouble: Arc::default(),
@@ -258,10 +269,10 @@ impl Path {
     }
 
     /// Passes on what comes until the path is found broken.
-    async fn carry(&mut self, mut inbox: Inbox, past: Past) -> Broken {
+    async fn carry(&mut self, mut inbox: Inbox, past: Past, heard: Option<i64>) -> Broken {
         self.last = None;
         self.awaited = None;
-        self.begin(past, inbox.not_sought().cloned());
+        self.begin(Joined::new(past, heard, inbox.not_sought().cloned()));
         if self.relay.health.phase() == Phase::Starting
             && let Some(late) = inbox.withheld()
         {
@@ -321,9 +332,15 @@ impl Path {
         }
     }
 
-    fn begin(&mut self, sought: Past, not_sought: Option<BusError>) {
-        self.joined = Joined::new(sought, not_sought);
-        self.relay.await_past(self.joined.past != Past::In);
+    fn begin(&mut self, joined: Joined) {
+        let past = joined.past;
+        self.joined = joined;
+        self.put_past(past);
+    }
+
+    /// Up to where (µs) this VM has heard what there was, or had when the way was lost.
+    fn heard(&self) -> Option<i64> {
+        self.lost.as_ref().map_or_else(|| self.relay.heard_until(), |lost| lost.heard)
     }
 
     /// Does what time asks for; returns how missing events are looked for, if they are.
@@ -340,6 +357,10 @@ impl Path {
         }
         self.relay.tend_fleet();
         self.relay.tend_receipts();
+        // What is missing may be what is still to come.
+        if self.joined.past != Past::In {
+            return None;
+        }
         let search = self.relay.tend_ledger()?;
         if search == Search::Again {
             self.relay.metrics.seeks.inc("overdue");
@@ -385,7 +406,7 @@ impl Path {
         if self.lost.is_some() {
             return debug!(reason = why, "still no way through the topic");
         }
-        self.lost = Some(Lost { at: Instant::now(), heard: self.relay.heard_until() });
+        self.lost = Some(Lost { at: Instant::now(), heard: self.heard() });
         warn!(reason = why, "no way through the topic; trying again until there is");
     }
 
@@ -472,8 +493,9 @@ impl Path {
         // The acknowledgements of what was heard are on their way, and would count after the seek.
         sleep(LAST_ACKS).await;
         let not_sought = self.relay.bus.seek(self.relay.memory_begins()).await.err();
-        // The seek brings the mark again.
-        self.begin(self.joined.sought, not_sought);
+        // This seek brings the mark again; if it has not come yet, the one before may bring it.
+        let past = if self.joined.past == Past::Marked { Past::Unmarked } else { self.joined.sought };
+        self.begin(Joined::new(past, None, not_sought));
         self.relay.rejoined();
         (self.last, self.awaited) = (None, None);
     }
@@ -483,8 +505,9 @@ impl Path {
         if beacon.sequence.started != self.relay.publishing.started() {
             return false;
         }
-        if beacon.beat == MARK && self.joined.past == Past::Marked {
+        if beacon.is_mark() && self.joined.past == Past::Marked {
             self.joined.past = Past::Coming;
+            self.joined.backlog = Instant::now();
         }
         let Some(Awaited { beat, sent, .. }) = self.awaited else { return false };
         // A later one proves the path as well.
@@ -512,33 +535,45 @@ impl Path {
         false
     }
 
-    fn look_for_past(&mut self, quiet: bool) {
-        let late = self.joined.since.elapsed() >= LATE_PAST;
-        match self.joined.past {
-            Past::Coming if quiet => self.put_past(Past::In),
-            Past::Unmarked if late => self.put_past(Past::In),
-            Past::Marked if late => {
-                self.relay.miss(None, self.joined.at);
-                self.put_past(Past::In);
-                warn!("what was published before this VM joined has not come and may be missing on it");
-            }
-            _ => {}
+    /// Whether what was published before the join does not come any more, or not now.
+    fn is_quiet(&self) -> bool {
+        self.joined.backlog.elapsed() >= self.relay.bus.quiet()
+    }
+
+    fn look_for_past(&mut self) {
+        if self.joined.past == Past::In || !self.is_quiet() {
+            return;
         }
+        if self.joined.past != Past::Coming && self.joined.since.elapsed() < LATE_PAST {
+            return;
+        }
+        if self.joined.past == Past::Marked {
+            self.relay.miss(self.joined.heard, self.joined.at);
+            warn!("what was published before this VM joined has not come and may be missing on it");
+        }
+        self.put_past(Past::In);
+        // What is missing now has its time from here on.
+        self.relay.rejoined();
     }
 
     fn put_past(&mut self, past: Past) {
         self.joined.past = past;
-        self.relay.await_past(past != Past::In);
+        self.relay.await_past((past != Past::In).then_some(self.joined.heard.unwrap_or(0)));
     }
 
     /// Ready when the way is proven and what was missed is in, or will hardly come any more.
     fn settle(&mut self, tick: &mut Interval) {
-        let quiet = self.joined.backlog.elapsed() >= self.relay.bus.quiet();
-        self.look_for_past(quiet);
-        if !self.joined.proven || self.relay.health.phase() == Phase::Ready {
+        self.look_for_past();
+        if !self.joined.proven {
             return;
         }
-        let whole = self.joined.past == Past::In && quiet && self.relay.is_whole(self.joined.at);
+        if self.relay.health.phase() == Phase::Ready {
+            if self.joined.past == Past::In && tick.period() != TICK {
+                *tick = ticks(TICK);
+            }
+            return;
+        }
+        let whole = self.joined.past == Past::In && self.is_quiet() && self.relay.is_whole(self.joined.at);
         if !whole && self.joined.since.elapsed() < CATCH_UP {
             return;
         }
@@ -548,7 +583,6 @@ impl Path {
             warn!(%error, "what was published before this VM joined may be missing on it");
         }
         if self.relay.health.ready() {
-            *tick = ticks(TICK);
             let history = self.relay.history_len();
             let round_trip = self.round_trip;
             match self.lost.take() {
@@ -604,16 +638,19 @@ mod tests {
     use super::*;
     use crate::auth::Visitor;
     use crate::bus::Bus;
-    use crate::bus::stormy::{TAG, Topic, Weather};
+    use crate::bus::stormy::{Link, Member, TAG, Topic, Weather};
     use crate::config::Config;
     use crate::cursor::Cursor;
     use crate::event::Kind;
     use crate::vm;
 
     fn relay(topic: &Topic, vm: usize) -> Arc<Relay> {
-        let name = format!("vm-{vm}");
-        let config = Config::from_vars([("FLY_ALLOC_ID".to_owned(), name.clone())]).unwrap();
-        Arc::new(Relay::new(config, Bus::Stormy(topic.member(&name)), 1))
+        relay_of(topic.member(&format!("vm-{vm}")), vm)
+    }
+
+    fn relay_of(member: Member, vm: usize) -> Arc<Relay> {
+        let config = Config::from_vars([("FLY_ALLOC_ID".to_owned(), format!("vm-{vm}"))]).unwrap();
+        Arc::new(Relay::new(config, Bus::Stormy(member), 1))
     }
 
     fn start(topic: &Topic, vm: usize) -> (Arc<Relay>, JoinHandle<()>) {
@@ -686,41 +723,55 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_new_vm_proves_nothing_before_the_topic_brings_the_past_however_late_that_is() {
-        let mut latest = Duration::ZERO;
-        for seed in 0..20 {
-            let topic = Topic::new(seed);
-            let since = cursor();
-            // One that nobody remembers any more.
-            let (before, path) = start(&topic, 0);
-            sleep(Duration::from_secs(5)).await;
-            let data = serde_json::value::to_raw_value(&()).unwrap();
-            let event = before.event(Kind::Alert, None, data, Some("the past".into()), "s".into());
-            before.publish(event, |confirmed| confirmed.unwrap());
-            sleep(Duration::from_secs(1)).await;
-            path.abort();
-            before.health.leaving();
-            vm::leave(&before).await;
-            sleep(Duration::from_secs(5)).await;
-
-            topic.set_weather(Weather { slow: 100, ..Weather::default() });
-            let (relay, path) = start(&topic, 1);
-            let begun = Instant::now();
-            loop {
-                sleep(Duration::from_millis(100)).await;
-                let told = greeting(&relay, &since);
-                if told.contains(r#""complete":true"#) {
-                    assert!(told.contains("the past"), "seed {seed}, after {:?}: {told}", begun.elapsed());
-                    break;
-                }
-                assert!(begun.elapsed() < LATE_PAST + CATCH_UP, "seed {seed}: {told}");
-                // It is of use before.
-                let is_ready = relay.health.phase() == Phase::Ready;
-                assert!(is_ready || begun.elapsed() < CATCH_UP + Duration::from_secs(1), "seed {seed}");
+        for is_cut in [false, true] {
+            let mut latest = Duration::ZERO;
+            for seed in 0..20 {
+                latest = latest.max(past_of_a_new_vm(seed, is_cut).await);
             }
-            latest = latest.max(begun.elapsed());
-            path.abort();
+            assert!(latest > Duration::from_secs(30), "the past was late: {latest:?}");
         }
-        assert!(latest > Duration::from_secs(30), "the past was late: {latest:?}");
+    }
+
+    /// After how long a new VM tells that it has all of it; never before it has.
+    async fn past_of_a_new_vm(seed: u64, is_cut: bool) -> Duration {
+        let topic = Topic::new(seed);
+        let since = cursor();
+        // One that nobody remembers any more.
+        let (before, path) = start(&topic, 0);
+        sleep(Duration::from_secs(5)).await;
+        let data = serde_json::value::to_raw_value(&()).unwrap();
+        let event = before.event(Kind::Alert, None, data, Some("the past".into()), "s".into());
+        before.publish(event, |confirmed| confirmed.unwrap());
+        sleep(Duration::from_secs(1)).await;
+        path.abort();
+        before.health.leaving();
+        vm::leave(&before).await;
+        sleep(Duration::from_secs(5)).await;
+
+        topic.set_weather(Weather { slow: 100, ..Weather::default() });
+        let member = topic.member("vm-1");
+        let relay = relay_of(member.clone(), 1);
+        let path = tokio::spawn(keep(Arc::clone(&relay), CancellationToken::new()));
+        let begun = Instant::now();
+        loop {
+            sleep(Duration::from_millis(100)).await;
+            if is_cut && begun.elapsed().as_secs() == 3 {
+                member.set_link(Link::Cut);
+                sleep(Duration::from_secs(1)).await;
+                member.set_link(Link::Up);
+            }
+            let told = greeting(&relay, &since);
+            if told.contains(r#""complete":true"#) {
+                assert!(told.contains("the past"), "seed {seed}, after {:?}: {told}", begun.elapsed());
+                break;
+            }
+            assert!(begun.elapsed() < 2 * LATE_PAST, "seed {seed}: {told}");
+            // It is of use before.
+            let is_ready = relay.health.phase() == Phase::Ready;
+            assert!(is_ready || begun.elapsed() < 2 * CATCH_UP, "seed {seed}");
+        }
+        path.abort();
+        begun.elapsed()
     }
 
     #[tokio::test(start_paused = true)]

@@ -87,8 +87,8 @@ struct State {
     latest: Option<i64>,
     /// Something may be missing of which nobody tells yet: since when, and how late it may come.
     doubt: Option<(Instant, Duration)>,
-    /// So may all that was published before this VM joined, which the topic has not brought yet.
-    past_awaited: bool,
+    /// So may what was published since then (µs) and before this VM joined: the topic has not brought it yet.
+    past_awaited: Option<i64>,
     fleet_news: Change,
     fleet_told: Instant,
     /// What the last telling took, in bytes to all sockets.
@@ -135,7 +135,7 @@ impl Relay {
                 receipts: Receipts::new(Arc::clone(config.identity.instance())),
                 latest: None,
                 doubt: None,
-                past_awaited: false,
+                past_awaited: None,
                 fleet_news: Change::Nothing,
                 fleet_told: Instant::now(),
                 fleet_took: 0.0,
@@ -258,7 +258,7 @@ impl Relay {
             // Who is cut off knows nothing of what came since.
             (self.health.phase() != Phase::Ready)
                 .then(|| gap((state.latest.unwrap_or(0), clock::now_micros()))),
-            self.is_doubted(state).then(|| gap((self.window_begins(), clock::now_micros()))),
+            self.unproven_since(state).map(|from| gap((from, clock::now_micros()))),
         ];
         // By the first of the reasons, and as far as all of them reach.
         catch_up.missing = holes.into_iter().flatten().reduce(|hole, other| Hole {
@@ -405,7 +405,9 @@ impl Relay {
             Ok(told) if !self.is_sound(&told) => self.pass_over("what no VM of ours lets in", &delivery),
             Ok(Told::Event(event)) => self.deliver(&event, at, hearing),
             Ok(Told::Beacon(beacon)) => {
-                self.note(&beacon, at);
+                if !beacon.is_mark() {
+                    self.note(&beacon, at);
+                }
                 heard = Some(beacon);
             }
             Ok(Told::Ask(ask)) => {
@@ -528,9 +530,10 @@ impl Relay {
         self.state().doubt = Some((Instant::now(), late));
     }
 
-    /// Whether what was published before this VM joined is still to come: until then nothing is proven.
-    pub fn await_past(&self, awaited: bool) {
-        self.state().past_awaited = awaited;
+    /// What was published since then (µs) and before this VM joined is still to come: of that nothing is
+    /// proven. None: it has come.
+    pub fn await_past(&self, since: Option<i64>) {
+        self.state().past_awaited = since;
     }
 
     /// The bus begins to bring anew what was missed.
@@ -543,9 +546,12 @@ impl Relay {
         self.state().ledger.awaited_since().is_none_or(|since| since >= at)
     }
 
-    /// Up to where (µs) this VM has heard what there was.
+    /// Up to where (µs) this VM has heard what there was; None if nothing is proven.
     pub fn heard_until(&self) -> Option<i64> {
         let state = self.state();
+        if self.unproven_since(&state).is_some_and(|since| since <= self.window_begins()) {
+            return None;
+        }
         state.latest.map(|latest| self.cursor(&state, latest).at)
     }
 
@@ -610,7 +616,7 @@ impl Relay {
     /// The place up to which a client that was told this has everything: `at`, but not beyond what is proven
     /// to have been heard.
     fn cursor(&self, state: &State, at: i64) -> Cursor {
-        let proven = if self.is_doubted(state) { self.window_begins() } else { state.ledger.proven_until() };
+        let proven = state.ledger.proven_until().min(self.unproven_since(state).unwrap_or(i64::MAX));
         Cursor { topic: self.bus.tag(), at: proven.min(at) }
     }
 
@@ -620,11 +626,18 @@ impl Relay {
     }
 
     fn is_doubted(&self, state: &State) -> bool {
-        let is_doubted = |(since, late): (Instant, Duration)| {
+        state.doubt.is_some_and(|(since, late)| {
             let interval = self.config.beacon_interval.max(state.fleet.longest_interval());
             since.elapsed() < interval.min(MOST_DOUBT) + late
-        };
-        state.past_awaited || state.doubt.is_some_and(is_doubted)
+        })
+    }
+
+    /// Since when (µs) something may be missing of which nobody tells yet.
+    fn unproven_since(&self, state: &State) -> Option<i64> {
+        if self.is_doubted(state) {
+            return Some(self.window_begins());
+        }
+        state.past_awaited.map(|since| since.max(self.window_begins()))
     }
 
     pub fn own_beacon_interval(&self) -> Duration {

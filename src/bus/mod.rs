@@ -47,7 +47,7 @@ pub struct Message {
 pub enum Join {
     /// Take up what this VM had, if it had any.
     Resume,
-    /// The path was found dead: make everything anew, connections too.
+    /// The path was found dead: make the subscription and its connection anew.
     Afresh,
 }
 

@@ -187,7 +187,15 @@ impl Member {
         let begins = state.log.len();
         let new = || Subscription { begins, ..Subscription::default() };
         state.subscriptions.entry(self.name.clone()).or_insert_with(new);
-        state.seek(&self.name, since);
+        // A slow seek on what was there before is what `complete` can't know.
+        let is_sought = |subscription: &Subscription| {
+            subscription.waiting.values().any(|due| matches!(due, Due::Seek(_)))
+        };
+        if was_there && !state.subscriptions.get(&self.name).is_some_and(is_sought) {
+            state.wind_back(&self.name, since);
+        } else {
+            state.seek(&self.name, since);
+        }
         Ok(Inbox { member: self.clone(), was_there })
     }
 
@@ -235,8 +243,7 @@ pub struct Inbox {
 
 impl Inbox {
     pub(super) fn withheld(&self) -> Option<Duration> {
-        // What is late is so by a minute at most, and so is a seek.
-        self.was_there.then_some(Duration::from_secs(120))
+        self.was_there.then_some(Duration::from_secs(15))
     }
 
     pub(super) async fn next(&mut self) -> Result<Delivery, BusError> {

@@ -49,10 +49,9 @@ impl PubSub {
             self.create_topic(&self.0.topic, Some(self.retention())).await?;
             created = self.create_subscription().await;
         }
-        let was_there = matches!(&created, Err(failure) if failure.is(Code::AlreadyExists));
-        let done = match created {
-            Ok(()) => "subscription created",
-            Err(_) if was_there => self.take_up_subscription().await?,
+        let (done, was_there) = match created {
+            Ok(()) => ("subscription created", false),
+            Err(failure) if failure.is(Code::AlreadyExists) => self.take_up_subscription().await?,
             Err(failure) => return Err(failure.of("creating the subscription")),
         };
         // News when this VM starts; later on it is a part of each try to mend what is named already.
@@ -80,15 +79,15 @@ impl PubSub {
     }
 
     /// What this VM left behind when it last ended without saying goodbye, with its backlog. Returns what
-    /// was done, in words.
-    async fn take_up_subscription(&self) -> Result<&'static str, BusError> {
+    /// was done, in words, and whether that is still there.
+    async fn take_up_subscription(&self) -> Result<(&'static str, bool), BusError> {
         let inner = &self.0;
         let found = self.get_subscription(&inner.subscription).await;
         let found = found.map_err(|failure| failure.of("looking at the subscription"))?;
         if found.detached || found.topic == DELETED_TOPIC {
             self.remove_subscription().await?;
             return match self.create_subscription().await {
-                Ok(()) => Ok("own subscription of before was dead, and is made anew"),
+                Ok(()) => Ok(("own subscription of before was dead, and is made anew", false)),
                 Err(failure) => Err(failure.of("creating the subscription")),
             };
         }
@@ -98,7 +97,7 @@ impl PubSub {
                 inner.subscription, found.topic, inner.topic
             )));
         }
-        Ok("own subscription of before taken up")
+        Ok(("own subscription of before taken up", true))
     }
 
     pub(super) async fn get_subscription(&self, name: &str) -> Result<Subscription, Failure> {
