@@ -61,4 +61,5 @@ mod start;
 mod tidy;
 #[cfg(feature = "otlp")]
 mod traces;
+mod upgrade;
 mod wire;

@@ -92,6 +92,11 @@ impl Vm {
     }
 
     pub async fn spawn_on(emulator: &str, region: &str, more: &[(&str, &str)]) -> Self {
+        Self::spawn_on_by(program(), emulator, region, more).await
+    }
+
+    /// The same of another version's program.
+    pub async fn spawn_on_by(program: OsString, emulator: &str, region: &str, more: &[(&str, &str)]) -> Self {
         let id = format!("vm-{region}");
         let mut vars = vec![
             ("PUBSUB_EMULATOR_HOST", emulator),
@@ -100,7 +105,7 @@ impl Vm {
             ("FLY_REGION", region),
         ];
         vars.extend(more);
-        Self::spawn(region, &vars).await
+        Self::spawn_by(&[program], region, &vars).await
     }
 
     /// A VM alone, in a process that may have so many files open; ready when this returns.
