@@ -89,7 +89,11 @@ async fn two_versions_are_one_fleet() {
     all.push(last);
     for vm in [&young, &new] {
         // The last may still be on its way.
-        until("all of it", async || (ids(&complete(vm, "/ws").await) == all).then_some(())).await;
+        until("all of it", async || {
+            let told = Box::pin(complete(vm, "/ws")).await;
+            (ids(&told) == all).then_some(())
+        })
+        .await;
         assert_eq!(vm.figure("alien_alert_undecodable_total").await, 0, "{}", vm.name);
         assert_eq!(vm.figure("alien_alert_events_lost_total").await, 0, "{}", vm.name);
     }
