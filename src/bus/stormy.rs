@@ -43,7 +43,6 @@ struct Subscription {
     waiting: BTreeMap<(Instant, u64), Due>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Due {
     /// A message, by its index in the log.
     Message(usize),
@@ -183,20 +182,18 @@ impl Member {
         if how == Join::Afresh {
             state.subscriptions.remove(&self.name);
         }
-        let was_there = state.subscriptions.contains_key(&self.name);
+        let is_sought = |there: &Subscription| there.waiting.values().any(|due| matches!(due, Due::Seek(_)));
+        let there = state.subscriptions.get(&self.name).map(is_sought);
         let begins = state.log.len();
         let new = || Subscription { begins, ..Subscription::default() };
         state.subscriptions.entry(self.name.clone()).or_insert_with(new);
-        // A slow seek on what was there before is what `complete` can't know.
-        let is_sought = |subscription: &Subscription| {
-            subscription.waiting.values().any(|due| matches!(due, Due::Seek(_)))
-        };
-        if was_there && !state.subscriptions.get(&self.name).is_some_and(is_sought) {
+        if there == Some(false) {
+            // A slow seek on what was there before is what `complete` can't know.
             state.wind_back(&self.name, since);
         } else {
             state.seek(&self.name, since);
         }
-        Ok(Inbox { member: self.clone(), was_there })
+        Ok(Inbox { member: self.clone(), was_there: there.is_some() })
     }
 
     pub(super) async fn seek(&self, since: i64) -> Result<(), BusError> {

@@ -13,7 +13,7 @@ use crate::support::backend::{Backend, Reply, says};
 use crate::support::certificate::Certificate;
 use crate::support::client::Client;
 use crate::support::emulator::Emulator;
-use crate::support::http::{self, Answer, HANDSHAKE, get, get_with, knock};
+use crate::support::http::{self, Answer, HANDSHAKE, figure, get, get_with, knock};
 use crate::support::proxy::{Mode, Proxy};
 use crate::support::until;
 use crate::support::vm::Vm;
@@ -39,10 +39,7 @@ fn as_asked(question: &Value) -> Reply {
 }
 
 async fn counted(vm: &Vm, line: &str) -> u64 {
-    let metrics = get(vm.port, "/metrics").await;
-    let line = format!("alien_alert_{line} ");
-    let count = metrics.text().lines().find_map(|other| other.strip_prefix(&line));
-    count.map_or(0, |count| count.parse().unwrap())
+    figure(vm.port, &format!("alien_alert_{line}")).await.unwrap_or(0)
 }
 
 async fn outcomes(vm: &Vm) -> [u64; 3] {

@@ -21,10 +21,8 @@ async fn ask(vm: &Vm, method: &str, id: &str, headers: &[(&str, &str)], body: &s
 
 /// How many of the backend's requests to that VM have ended so.
 async fn outcomes(vm: &Vm, outcome: &str) -> u64 {
-    let metrics = http::get(vm.port, "/metrics").await;
-    let line = format!("alien_alert_connection_asks_total{{outcome=\"{outcome}\"}} ");
-    let count = metrics.text().lines().find_map(|other| other.strip_prefix(&line));
-    count.map_or(0, |count| count.parse().unwrap())
+    let name = format!("alien_alert_connection_asks_total{{outcome=\"{outcome}\"}}");
+    http::figure(vm.port, &name).await.unwrap_or(0)
 }
 
 /// What each hears that the test has not looked at, up to a broadcast of the first.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::client::{Client, open};
+use crate::support::client::{Client, ids, open};
 use crate::support::emulator::Emulator;
 use crate::support::http::get;
 use crate::support::until;
@@ -27,10 +27,6 @@ fn names(regions: &[&str]) -> Vec<String> {
     let mut names: Vec<_> = regions.iter().map(|region| format!("ID_vm-{region}")).collect();
     names.sort();
     names
-}
-
-fn ids(messages: &[Value]) -> Vec<&str> {
-    messages.iter().filter_map(|message| message["id"].as_str()).collect()
 }
 
 #[tokio::test]

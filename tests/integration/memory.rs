@@ -14,7 +14,6 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::support::client::Client;
 use crate::support::emulator::{Emulator, PROJECT};
 use crate::support::group::Group;
-use crate::support::http::get;
 use crate::support::vm::{Vm, complete, program};
 use crate::support::{until, within};
 
@@ -163,12 +162,8 @@ async fn many_who_are_told_much_and_never_read_do_not_get_it_killed() {
     let data = "x".repeat(15 << 10);
     let mut sender = vm.connect().await;
     let before = group.memory();
-    let name = r#"alien_alert_sockets_closed_total{reason="slow_consumer"} "#;
-    let cut_off = async || {
-        let metrics = get(vm.port, "/metrics").await;
-        let line = metrics.text().lines().find_map(|line| line.strip_prefix(name)).unwrap();
-        line.parse::<usize>().unwrap()
-    };
+    let name = r#"alien_alert_sockets_closed_total{reason="slow_consumer"}"#;
+    let cut_off = async || usize::try_from(vm.figure(name).await).unwrap();
     // The system takes some for each first.
     let mut told = 0;
     while cut_off().await < DEAF / 2 {

@@ -125,10 +125,7 @@ async fn a_hundred_alerts_at_once_are_answered_by_few_messages() {
     let most = 11 + usize::try_from(begun.elapsed().as_millis() / 100).unwrap();
     let on_the_topic = on_the_topic(&emulator, 200).await;
     for (vm, answers) in vms.iter().zip([false, true, true]) {
-        let metrics = http::get(vm.port, "/metrics").await;
-        let line = "alien_alert_receipts_sent_total ";
-        let sent = metrics.text().lines().find_map(|other| other.strip_prefix(line)).unwrap();
-        let sent: usize = sent.parse().unwrap();
+        let sent = usize::try_from(vm.figure("alien_alert_receipts_sent_total").await).unwrap();
         let own = format!("vm-{}", vm.name);
         let seen = on_the_topic.iter().filter(|(instance, _)| *instance == own).count();
         assert_eq!(seen, sent, "{own}");

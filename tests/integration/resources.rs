@@ -16,7 +16,7 @@ use crate::support::client::{Client, Raw, open};
 use crate::support::crowd::ROOM;
 use crate::support::emulator::Emulator;
 use crate::support::group::Group;
-use crate::support::http::{get, try_get};
+use crate::support::http::{figure, get, try_get};
 use crate::support::vm::{Vm, command, command_of, program};
 use crate::support::{until, within};
 
@@ -34,10 +34,7 @@ fn allow_files(pid: u32, files: usize) {
 
 /// Lines of the log that a VM has dropped.
 async fn dropped(port: u16) -> u64 {
-    let figures = get(port, "/metrics").await;
-    let line =
-        figures.text().lines().find_map(|line| line.strip_prefix("alien_alert_log_lines_dropped_total "));
-    line.unwrap().parse().unwrap()
+    figure(port, "alien_alert_log_lines_dropped_total").await.unwrap()
 }
 
 #[tokio::test]

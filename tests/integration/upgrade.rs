@@ -4,9 +4,9 @@
 
 use std::ffi::OsString;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::support::client::Client;
+use crate::support::client::{Client, ids};
 use crate::support::emulator::Emulator;
 use crate::support::http::{API_KEY, ask};
 use crate::support::until;
@@ -22,17 +22,10 @@ async fn start(program: OsString, emulator: &Emulator, region: &str) -> Vm {
     vm
 }
 
-fn ids(refresh: &Value) -> Vec<&str> {
-    refresh["events"].as_array().unwrap().iter().map(|event| event["id"].as_str().unwrap()).collect()
-}
-
-/// Everything that VMs say to one another, from `here` to `there`.
-async fn say_everything(here: &Vm, there: &Vm, vms: usize) -> Vec<String> {
+/// Everything that VMs say to one another, from `here` to `there`; returns the id of what both keep.
+async fn say_everything(here: &Vm, there: &Vm, vms: usize) -> String {
     for vm in [here, there] {
-        until("the whole fleet", async || {
-            (vm.status().await["fleet"].as_array()?.len() == vms).then_some(())
-        })
-        .await;
+        vm.knows(vms).await;
     }
     let mut from = Client::connect(here.port, "/ws?channels=team").await;
     let mut to = Client::connect(there.port, "/ws?channels=team").await;
@@ -66,8 +59,8 @@ async fn say_everything(here: &Vm, there: &Vm, vms: usize) -> Vec<String> {
     // With its place here one comes back there.
     let since = from.refresh["cursor"].as_str().unwrap();
     let back = complete(there, &format!("/ws?since={since}")).await;
-    assert!(ids(&back).contains(&&*alert), "{back}");
-    vec![alert]
+    assert!(ids(back["events"].as_array().unwrap()).contains(&&*alert), "{back}");
+    alert
 }
 
 #[tokio::test]
@@ -75,23 +68,21 @@ async fn two_versions_are_one_fleet() {
     let emulator = Emulator::start().await;
     let mut old = start(before(), &emulator, "ams").await;
     let mut new = start(program(), &emulator, "sin").await;
-    let mut all = say_everything(&old, &new, 2).await;
-    all.extend(say_everything(&new, &old, 2).await);
+    let mut all = vec![say_everything(&old, &new, 2).await, say_everything(&new, &old, 2).await];
 
     // One of each version comes, and knows what was before it, though who said it goes.
     let young = start(before(), &emulator, "syd").await;
-    all.extend(say_everything(&new, &young, 3).await);
+    all.push(say_everything(&new, &young, 3).await);
     assert_eq!(new.end("TERM").await.0, Some(0));
     let new = start(program(), &emulator, "fra").await;
-    all.extend(say_everything(&young, &new, 3).await);
+    all.push(say_everything(&young, &new, 3).await);
     old.end("KILL").await;
-    let last = new.connect().await.alert(json!({"place": "the last"})).await;
-    all.push(last);
+    all.push(new.connect().await.alert(json!({"place": "the last"})).await);
     for vm in [&young, &new] {
         // The last may still be on its way.
         until("all of it", async || {
             let told = Box::pin(complete(vm, "/ws")).await;
-            (ids(&told) == all).then_some(())
+            (ids(told["events"].as_array()?) == all).then_some(())
         })
         .await;
         assert_eq!(vm.figure("alien_alert_undecodable_total").await, 0, "{}", vm.name);

@@ -106,6 +106,11 @@ impl Client {
     }
 }
 
+/// The events' ids, in their order.
+pub fn ids(messages: &[Value]) -> Vec<&str> {
+    messages.iter().filter_map(|message| message["id"].as_str()).collect()
+}
+
 pub async fn open(port: u16, path: &str) -> Result<WebSocketStream<TcpStream>, Error> {
     open_over(TcpStream::connect(("127.0.0.1", port)).await?, path).await
 }

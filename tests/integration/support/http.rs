@@ -44,6 +44,13 @@ pub async fn get(port: u16, path: &str) -> Answer {
     try_get(port, path).await.unwrap()
 }
 
+/// One of the figures at `/metrics`, by its name and labels; None where there is none (yet).
+pub async fn figure(port: u16, name: &str) -> Option<u64> {
+    let metrics = get(port, "/metrics").await;
+    let value = metrics.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.map(|value| value.parse().unwrap())
+}
+
 pub async fn get_with(port: u16, path: &str, headers: &[(&str, &str)]) -> Answer {
     request(port, "GET", path, headers, "").await.unwrap()
 }

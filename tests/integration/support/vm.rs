@@ -72,19 +72,20 @@ impl Vm {
         }
         for vm in &vms {
             vm.ready().await;
-            until("whole fleet", async || {
-                (vm.status().await["fleet"].as_array()?.len() == regions.len()).then_some(())
-            })
-            .await;
+            vm.knows(regions.len()).await;
         }
         vms
     }
 
+    /// Waits until this VM knows of so many, itself too.
+    pub async fn knows(&self, vms: usize) {
+        until("whole fleet", async || (self.status().await["fleet"].as_array()?.len() == vms).then_some(()))
+            .await;
+    }
+
     /// One of the figures at `/metrics`, by its name and labels.
     pub async fn figure(&self, name: &str) -> u64 {
-        let metrics = http::get(self.port, "/metrics").await;
-        let value = metrics.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.unwrap_or_else(|| panic!("{name} is no figure")).parse().unwrap()
+        http::figure(self.port, name).await.unwrap_or_else(|| panic!("{name} is no figure"))
     }
 
     pub async fn status(&self) -> Value {
