@@ -291,9 +291,9 @@ impl Ledger {
         overdue
     }
 
-    /// The topic begins to bring anew what may be missing: holes have their time again.
-    pub fn wait_again(&mut self) {
-        self.asked = clock::now_micros();
+    /// The topic begins to bring anew what may be missing of before `at` (µs): holes have their time again.
+    pub fn wait_again(&mut self, at: i64) {
+        self.asked = at;
         for hole in self.awaited_mut() {
             hole.since = Instant::now();
         }
@@ -497,7 +497,8 @@ impl Run {
         // Anybody may say anything.
         let until = until.map(|until| until.saturating_mul(1000).clamp(self.first_at.min(at), at));
         let end = sequence.number.saturating_add(1);
-        if end >= self.next {
+        // Who does not know it, as a version of before, takes nothing back.
+        if end > self.next || (end == self.next && until.is_some()) {
             self.published_until = until;
         }
         self.expect(end, until.map_or(at, |until| at_latest(until).min(at)));
@@ -759,13 +760,18 @@ mod tests {
         ledger.hear("a", &sequence(2), 200);
         tokio::time::advance(PATIENCE).await;
         assert_eq!(ledger.overdue(), Overdue::default(), "each VM waits for a while of its own");
-        ledger.wait_again();
+        ledger.wait_again(clock::now_micros());
         tokio::time::advance(PATIENCE).await;
         assert_eq!(ledger.overdue(), Overdue::default());
         tokio::time::advance(ledger.slack).await;
         assert_eq!(ledger.overdue(), Overdue { seek: 1, ..Overdue::default() });
         ledger.hear("b", &sequence(2), 300);
         assert_eq!(ledger.missing(250), Some((0, 300)), "what was not just published was not overtaken");
+        let asked = clock::now_micros() - 5_000_000;
+        ledger.wait_again(asked);
+        ledger.hear("c", &Sequence { first_at: asked / 1_000, ..sequence(1) }, asked + 1);
+        ledger.hear("c", &sequence(3), asked + 2);
+        assert_eq!(ledger.missing(asked), None, "but what was published since it was asked may be");
     }
 
     #[tokio::test(start_paused = true)]
@@ -885,6 +891,17 @@ mod tests {
         assert!(other.missing(700 * SECOND).is_some_and(|(_, to)| to >= 705 * SECOND));
     }
 
+    #[test]
+    fn when_one_published_is_kept_though_another_does_not_know_it() {
+        let mut ledger = Ledger::new(0);
+        let said = Beacon { published_until: Some(100), ..beacon("a", &sequence(10), 0, &[]) };
+        ledger.learn(&said, 200_000);
+        ledger.learn(&Beacon { published_until: None, ..said.clone() }, 300_000);
+        assert_eq!(ledger.vouch(|_, _| false)[0].published_until, Some(100));
+        ledger.learn(&beacon("a", &sequence(11), 0, &[]), 400_000);
+        assert_eq!(ledger.vouch(|_, _| false)[0].published_until, None, "there is one that may be later");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn when_one_published_is_between_its_first_and_when_it_says_so() {
         for (published_until, published) in
@@ -957,7 +974,7 @@ mod tests {
             }
             if overdue.anew > 0 {
                 searches[1].push(second);
-                ledger.wait_again();
+                ledger.wait_again(clock::now_micros());
             }
         }
         searches

@@ -75,7 +75,7 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
             // The subscription goes, with what it still held.
             relay.await_past(Some(heard.unwrap_or(0)));
         }
-        let mut joining = pin!(join(&relay, how, path.joined.past));
+        let mut joining = pin!(join(&relay, how, path.joined.left()));
         let joined = select! {
             joined = &mut joining => joined,
             () = stop.cancelled() => {
@@ -98,7 +98,13 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
                 },
                 () = stop.cancelled() => return,
             },
-            Err(error) => error.to_string(),
+            Err(error) => {
+                // It may have made the subscription all the same.
+                if is_starting(&relay) {
+                    path.joined.past = Past::Unmarked;
+                }
+                error.to_string()
+            }
         };
         cause = "broken";
         path.lose(broken);
@@ -111,7 +117,7 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
 
 /// Joins; where that is probably to a new subscription, after a mark. `before` is what became of the last one's.
 async fn join(relay: &Relay, how: Join, before: Past) -> Result<(Inbox, Past), BusError> {
-    let is_new = how == Join::Afresh || relay.health.phase() == Phase::Starting;
+    let is_new = how == Join::Afresh || is_starting(relay);
     if how == Join::Afresh {
         relay.bus.reconnect().await?;
     }
@@ -122,6 +128,8 @@ async fn join(relay: &Relay, how: Join, before: Past) -> Result<(Inbox, Past), B
         (false, _) => marked,
         // To a subscription of before a mark comes by itself, and tells nothing.
         (true, Past::In) => Past::In,
+        // One of before is brought by either seek, and either brings all.
+        (true, Past::Marked) if !is_new => Past::Marked,
         (true, _) => Past::Unmarked,
     };
     Ok((inbox, past))
@@ -149,6 +157,10 @@ async fn mark(relay: &Relay) -> Past {
         }
     };
     timeout(MARK_PATIENCE, marked).await.unwrap_or(Past::Unmarked)
+}
+
+fn is_starting(relay: &Relay) -> bool {
+    relay.health.phase() == Phase::Starting
 }
 
 struct Path {
@@ -250,6 +262,11 @@ impl Joined {
         let past = if not_sought.is_some() { Past::In } else { sought };
         Self { since: now, at, backlog: now, proven: false, asked: false, sought, past, heard, not_sought }
     }
+
+    /// What of before it the next join finds to be here. What could not be sought comes when it can.
+    fn left(&self) -> Past {
+        if self.not_sought.is_some() { Past::Unmarked } else { self.past }
+    }
 }
 
 impl Path {
@@ -273,12 +290,12 @@ impl Path {
         self.last = None;
         self.awaited = None;
         self.begin(Joined::new(past, heard, inbox.not_sought().cloned()));
-        if self.relay.health.phase() == Phase::Starting
+        if is_starting(&self.relay)
             && let Some(late) = inbox.withheld()
         {
             self.relay.doubt(late);
         }
-        self.relay.rejoined();
+        self.relay.rejoined(self.joined.at);
         // Cut off for longer than the window: told before anything newer is heard.
         let begins = self.relay.window_begins();
         if let Some(heard) = self.lost.as_mut().and_then(|lost| lost.heard.as_mut())
@@ -315,12 +332,14 @@ impl Path {
                 Ok(delivery) => {
                     heard = Instant::now();
                     let published_at = delivery.published_at;
-                    if published_at < self.joined.at {
-                        self.joined.backlog = heard;
-                    }
                     // The topic keeps what this VM has no room for.
                     self.relay.room().await;
-                    if let Some(beacon) = self.relay.receive(delivery)
+                    let beacon = self.relay.receive(delivery);
+                    if published_at < self.joined.at {
+                        // That wait is none for the backlog.
+                        self.joined.backlog = Instant::now();
+                    }
+                    if let Some(beacon) = beacon
                         && self.hear(&beacon, published_at)
                     {
                         self.begin_anew().await;
@@ -496,7 +515,7 @@ impl Path {
         // This seek brings the mark again; if it has not come yet, the one before may bring it.
         let past = if self.joined.past == Past::Marked { Past::Unmarked } else { self.joined.sought };
         self.begin(Joined::new(past, None, not_sought));
-        self.relay.rejoined();
+        self.relay.rejoined(self.joined.at);
         (self.last, self.awaited) = (None, None);
     }
 
@@ -520,7 +539,7 @@ impl Path {
                 "this machine's clock is not the topic's, which counts from here on"
             );
             // Before anybody came: what was heard until now was taken for older or newer than it is.
-            if self.relay.health.phase() == Phase::Starting {
+            if is_starting(&self.relay) {
                 return true;
             }
         }
@@ -553,7 +572,7 @@ impl Path {
         }
         self.put_past(Past::In);
         // What is missing now has its time from here on.
-        self.relay.rejoined();
+        self.relay.rejoined(self.joined.at);
     }
 
     fn put_past(&mut self, past: Past) {

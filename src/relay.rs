@@ -536,9 +536,9 @@ impl Relay {
         self.state().past_awaited = since;
     }
 
-    /// The bus begins to bring anew what was missed.
-    pub fn rejoined(&self) {
-        self.state().ledger.wait_again();
+    /// The bus begins to bring anew what was missed of what was published before `at` (µs).
+    pub fn rejoined(&self, at: i64) {
+        self.state().ledger.wait_again(at);
     }
 
     /// Whether nothing is known to be missing that was published before `at` (µs).
