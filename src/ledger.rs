@@ -898,6 +898,10 @@ mod tests {
         ledger.learn(&said, 200_000);
         ledger.learn(&Beacon { published_until: None, ..said.clone() }, 300_000);
         assert_eq!(ledger.vouch(|_, _| false)[0].published_until, Some(100));
+        ledger.learn(&Beacon { published_until: Some(150), ..said.clone() }, 300_000);
+        assert_eq!(ledger.vouch(|_, _| false)[0].published_until, Some(150));
+        ledger.learn(&Beacon { sequence: sequence(9), ..said }, 300_000);
+        assert_eq!(ledger.vouch(|_, _| false)[0].published_until, Some(150), "that is of fewer numbers");
         ledger.learn(&beacon("a", &sequence(11), 0, &[]), 400_000);
         assert_eq!(ledger.vouch(|_, _| false)[0].published_until, None, "there is one that may be later");
     }
