@@ -24,6 +24,7 @@ mod browser_care;
 mod browser_catch_up;
 mod browser_channels;
 mod browser_hostile;
+mod browser_installed;
 mod browser_map;
 mod browser_smooth;
 mod browser_tabs;

@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 
 use super::{http, until, within};
 
-const CHROMIUM: &str = "/usr/bin/chromium";
+pub const CHROMIUM: &str = "/usr/bin/chromium";
 
 /// A driver, the browsers that it opened, and what they wrote to disk; all end with this value.
 pub struct Driver {

@@ -16,6 +16,7 @@ pub mod group;
 pub mod http;
 pub mod listener;
 pub mod network;
+pub mod pipe;
 pub mod prometheus;
 pub mod proxy;
 pub mod token;
