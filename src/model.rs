@@ -289,6 +289,7 @@ impl World {
                     twice: self.rng.u8(..30),
                     slow: self.rng.u8(..2 * late),
                     unconfirmed: self.rng.u8(..30),
+                    pace: Duration::from_millis(self.rng.u64(..u64::from(late))),
                 };
                 self.topic.set_weather(weather);
                 format!("{weather:?}")

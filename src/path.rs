@@ -688,6 +688,13 @@ mod tests {
         String::from_utf8_lossy(&seated.unwrap().1.parts.concat()).into_owned()
     }
 
+    async fn publish(relay: &Arc<Relay>, id: &str) {
+        let data = serde_json::value::to_raw_value(&()).unwrap();
+        let event = relay.event(Kind::Alert, None, data, Some(id.into()), "s".into());
+        relay.publish(event, |confirmed| confirmed.unwrap());
+        sleep(Duration::from_secs(1)).await;
+    }
+
     fn knows(relay: &Relay) -> usize {
         relay.with_fleet(Fleet::len)
     }
@@ -758,10 +765,7 @@ mod tests {
         // One that nobody remembers any more.
         let (before, path) = start(&topic, 0);
         sleep(Duration::from_secs(5)).await;
-        let data = serde_json::value::to_raw_value(&()).unwrap();
-        let event = before.event(Kind::Alert, None, data, Some("the past".into()), "s".into());
-        before.publish(event, |confirmed| confirmed.unwrap());
-        sleep(Duration::from_secs(1)).await;
+        publish(&before, "the past").await;
         path.abort();
         before.health.leaving();
         vm::leave(&before).await;
@@ -791,6 +795,65 @@ mod tests {
         }
         path.abort();
         begun.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_vm_proves_nothing_while_the_past_still_comes() {
+        let topic = Topic::new(7);
+        let since = cursor();
+        let (before, path) = start(&topic, 0);
+        sleep(Duration::from_secs(5)).await;
+        publish(&before, "the past").await;
+        path.abort();
+        vm::leave(&before).await;
+        // Of the first it hears of it no number is missing.
+        let others: Vec<_> = (1..=100).map(|vm| relay(&topic, vm)).collect();
+        for other in &others {
+            publish(other, "since then").await;
+        }
+
+        topic.set_weather(Weather { pace: Duration::from_millis(100), ..Weather::default() });
+        let (relay, _path) = start(&topic, 101);
+        let begun = Instant::now();
+        loop {
+            sleep(Duration::from_millis(50)).await;
+            let told = greeting(&relay, &since);
+            if told.contains(r#""complete":true"#) {
+                assert!(told.contains("the past"), "after {:?}", begun.elapsed());
+                break;
+            }
+            assert!(begun.elapsed() < LATE_PAST / 2, "a mark has come with it, so it is known to be in");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_past_that_never_comes_is_told_to_be_missing_also_after_another_break() {
+        let topic = Topic::new(7);
+        let member = topic.member("vm-0");
+        let relay = relay_of(member.clone(), 0);
+        let _path = tokio::spawn(keep(Arc::clone(&relay), CancellationToken::new()));
+        sleep(Duration::from_secs(20)).await;
+        let since = cursor();
+        topic.keep_nothing();
+        // Silent for so long that it makes the subscription anew, after a mark.
+        member.set_link(Link::Hung);
+        while relay.health.phase() == Phase::Ready {
+            sleep(Duration::from_millis(100)).await;
+        }
+        member.set_link(Link::Cut);
+        sleep(Duration::from_secs(20)).await;
+        member.set_link(Link::Up);
+        while relay.health.phase() != Phase::Ready {
+            sleep(Duration::from_millis(100)).await;
+        }
+        member.set_link(Link::Cut);
+        sleep(Duration::from_secs(1)).await;
+        member.set_link(Link::Up);
+        sleep(2 * LATE_PAST).await;
+        assert!(greeting(&relay, &since).contains(r#""complete":false"#));
+        let now = cursor();
+        sleep(Duration::from_secs(5)).await;
+        assert!(greeting(&relay, &now).contains(r#""complete":true"#));
     }
 
     #[tokio::test(start_paused = true)]

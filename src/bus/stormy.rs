@@ -50,7 +50,7 @@ enum Due {
     Seek(i64),
 }
 
-/// How bad it is, in percent of messages.
+/// How bad it is, in percent of messages where nothing else is said.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Weather {
     pub late: u8,
@@ -59,6 +59,8 @@ pub struct Weather {
     pub slow: u8,
     /// The topic has it, but says that it has not.
     pub unconfirmed: u8,
+    /// So long after one another comes what a seek brings, the newest first.
+    pub pace: Duration,
 }
 
 /// A process's connection to the topic.
@@ -131,10 +133,10 @@ impl State {
         Duration::from_millis(self.rng.u64(..most))
     }
 
-    fn deliver(&mut self, name: &str, index: usize) {
+    fn deliver(&mut self, name: &str, index: usize, after: Duration) {
         let times = if self.rng.u8(..100) < self.weather.twice { 2 } else { 1 };
         for _ in 0..times {
-            let delay = self.delay(self.weather.late);
+            let delay = after + self.delay(self.weather.late);
             self.schedule(name, Due::Message(index), delay);
         }
     }
@@ -148,8 +150,11 @@ impl State {
         let Some(subscription) = self.subscriptions.get_mut(name) else { return };
         subscription.waiting.retain(|_, due| matches!(due, Due::Seek(_)));
         let kept = if self.forgets { subscription.begins } else { 0 };
-        for index in kept.max(self.log.partition_point(|(_, at)| *at < since))..self.log.len() {
-            self.deliver(name, index);
+        let begins = kept.max(self.log.partition_point(|(_, at)| *at < since));
+        let mut after = Duration::ZERO;
+        for index in (begins..self.log.len()).rev() {
+            self.deliver(name, index, after);
+            after += self.weather.pace;
         }
     }
 }
@@ -215,7 +220,7 @@ impl Member {
             state.log.push((message, clock::now_micros()));
             let names: Vec<_> = state.subscriptions.keys().cloned().collect();
             for name in names {
-                state.deliver(&name, index);
+                state.deliver(&name, index, Duration::ZERO);
             }
             confirmed = state.rng.u8(..100) >= state.weather.unconfirmed;
             self.topic.0.changed.notify_waiters();
