@@ -660,7 +660,8 @@ mod tests {
     use crate::bus::stormy::{Link, Member, TAG, Topic, Weather};
     use crate::config::Config;
     use crate::cursor::Cursor;
-    use crate::event::Kind;
+    use crate::event::{Event, Kind, Sequence};
+    use crate::metrics::Format;
     use crate::vm;
 
     fn relay(topic: &Topic, vm: usize) -> Arc<Relay> {
@@ -827,6 +828,40 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_never_comes_is_sought_again_and_over_a_new_connection_and_told_in_the_end() {
+        let topic = Topic::new(7);
+        let (relay, _path) = start(&topic, 0);
+        sleep(2 * CATCH_UP).await;
+        let since = cursor();
+        // The second of a process whose first nobody publishes.
+        let first_at = clock::now_millis();
+        let sequence = Sequence { started: 1, number: 2, first: 1, first_at };
+        let other = relay_of(topic.member("vm-1"), 1);
+        let data = serde_json::value::to_raw_value(&()).unwrap();
+        let event = Event { sequence, ..other.event(Kind::Alert, None, data, None, "s".into()) };
+        other.bus.publish(Message { data: Told::Event(event).encode(), ..Message::default() }).await.unwrap();
+        let searches = || {
+            let figures = relay.figures(Format::Plain);
+            let count = |cause: &str| {
+                let name = format!(r#"alien_alert_seeks_total{{cause="{cause}"}} "#);
+                let line = figures.lines().find_map(|line| line.strip_prefix(&name));
+                line.map_or(0, |count| count.parse().unwrap())
+            };
+            (count("overdue"), count("overdue_anew"), relay.metrics.lost.get())
+        };
+        let mut seen = vec![(0, 0, 0)];
+        while searches() != (1, 1, 1) {
+            sleep(Duration::from_millis(100)).await;
+            if seen.last() != Some(&searches()) {
+                seen.push(searches());
+            }
+            assert_eq!(relay.health.phase(), Phase::Ready);
+        }
+        assert_eq!(seen, [(0, 0, 0), (1, 0, 0), (1, 1, 0), (1, 1, 1)]);
+        assert!(greeting(&relay, &since).contains(r#""complete":false,"reason":"gap""#));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_past_that_never_comes_is_told_to_be_missing_also_after_another_break() {
         let topic = Topic::new(7);
         let member = topic.member("vm-0");
@@ -846,6 +881,13 @@ mod tests {
         while relay.health.phase() != Phase::Ready {
             sleep(Duration::from_millis(100)).await;
         }
+        // Up to where it had heard all is proven meanwhile.
+        let told = greeting(&relay, &since);
+        let (_, place) = told.split_once(r#""cursor":""#).unwrap();
+        let place = Cursor::parse(place.split_once('"').unwrap().0, TAG).unwrap();
+        let silence = micros(relay.own_beacon_interval());
+        let since_at = Cursor::parse(&since, TAG).unwrap().at;
+        assert!((since_at - silence..clock::now_micros() - micros(PATIENCE)).contains(&place.at), "{told}");
         member.set_link(Link::Cut);
         sleep(Duration::from_secs(1)).await;
         member.set_link(Link::Up);
