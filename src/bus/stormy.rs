@@ -69,7 +69,7 @@ pub enum Link {
     Up,
     /// Every call fails at once.
     Cut,
-    /// No call is ever answered.
+    /// No call is answered as long as it is so.
     Hung,
     /// All is well, but what is published is refused.
     Mute,
@@ -171,11 +171,14 @@ impl Member {
 
     /// A call over the link, which takes a moment.
     async fn reach(&self) -> Result<(), BusError> {
-        sleep(Duration::from_millis(10)).await;
-        match self.link() {
-            Link::Up | Link::Mute => Ok(()),
-            Link::Cut => Err(BusError::new("the connection is cut")),
-            Link::Hung => std::future::pending().await,
+        loop {
+            sleep(Duration::from_millis(10)).await;
+            match self.link() {
+                Link::Up | Link::Mute => return Ok(()),
+                Link::Cut => return Err(BusError::new("the connection is cut")),
+                // What was said is said again, until it is heard.
+                Link::Hung => {}
+            }
         }
     }
 
