@@ -497,7 +497,7 @@ impl Run {
         // Anybody may say anything.
         let until = until.map(|until| until.saturating_mul(1000).clamp(self.first_at.min(at), at));
         let end = sequence.number.saturating_add(1);
-        // Who does not know it, as a version of before, takes nothing back.
+        // A version that does not tell this time takes nothing back of what is known of the same number.
         if end > self.next || (end == self.next && until.is_some()) {
             self.published_until = until;
         }

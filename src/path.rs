@@ -99,7 +99,8 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
                 () = stop.cancelled() => return,
             },
             Err(error) => {
-                // It may have made the subscription all the same.
+                // It may have made the subscription all the same. That is seldom, so only a start is worth the minute
+                // for which nothing is proven then.
                 if is_starting(&relay) {
                     path.joined.past = Past::Unmarked;
                 }
@@ -134,10 +135,10 @@ async fn join(relay: &Relay, how: Join, before: Past) -> Result<(Inbox, Past), B
     }
     let past = match (was_there, before) {
         (false, _) => marked,
-        // To a subscription of before a mark comes by itself, and tells nothing.
         (true, Past::In) => Past::In,
-        // One of before is brought by either seek, and either brings all.
-        (true, Past::Marked) if !is_new => Past::Marked,
+        // The mark of the join before is still to come: the seek of that one or of this one brings it.
+        (true, Past::Marked | Past::Coming) if !is_new => Past::Marked,
+        // To a subscription of before a new mark comes by itself, and tells nothing.
         (true, _) => Past::Unmarked,
     };
     Ok((inbox, past))
@@ -271,9 +272,10 @@ impl Joined {
         Self { since: now, at, backlog: now, proven: false, asked: false, sought, past, heard, not_sought }
     }
 
-    /// What of before it the next join finds to be here. What could not be sought comes when it can.
+    /// What the next join may take for granted of what was published before this one: of a new subscription,
+    /// what could not be sought is still to come.
     fn left(&self) -> Past {
-        if self.not_sought.is_some() { Past::Unmarked } else { self.past }
+        if self.not_sought.is_some() && self.sought != Past::In { Past::Unmarked } else { self.past }
     }
 }
 
@@ -298,7 +300,8 @@ impl Path {
         self.last = None;
         self.awaited = None;
         self.begin(Joined::new(past, heard, inbox.not_sought().cloned()));
-        if is_starting(&self.relay)
+        // What went to a stream of before comes when its lease is over, and the mark may come earlier.
+        if (is_starting(&self.relay) || past == Past::Marked)
             && let Some(late) = inbox.withheld()
         {
             self.relay.doubt(late);
@@ -342,9 +345,10 @@ impl Path {
                     let published_at = delivery.published_at;
                     // The topic keeps what this VM has no room for.
                     self.relay.room().await;
+                    // Nothing was read meanwhile, so that was no silence.
+                    self.joined.backlog += heard.elapsed();
                     let beacon = self.relay.receive(delivery);
                     if published_at < self.joined.at {
-                        // That wait is none for the backlog.
                         self.joined.backlog = Instant::now();
                     }
                     if let Some(beacon) = beacon
@@ -353,6 +357,10 @@ impl Path {
                         self.begin_anew().await;
                     }
                     self.settle(&mut tick);
+                }
+                // What it held has gone with it.
+                Err(error) if error.cause == Cause::Missing => {
+                    return Broken::Dead(error.to_string(), Join::Afresh);
                 }
                 Err(error) => return Broken::Dead(error.to_string(), Join::Resume),
             }
@@ -379,6 +387,7 @@ impl Path {
             self.relay.miss(None, before);
             // Nothing is kept at all: what would come is there.
             if before > self.joined.at - micros(LATE_PAST) {
+                self.relay.miss(None, self.joined.at);
                 self.put_past(Past::In);
             }
         }
@@ -815,7 +824,7 @@ mod tests {
         publish(&before, "the past").await;
         path.abort();
         vm::leave(&before).await;
-        // Of the first it hears of it no number is missing.
+        // Each has published only its first event, so no number tells of a gap.
         let others: Vec<_> = (1..=100).map(|vm| relay(&topic, vm)).collect();
         for other in &others {
             publish(other, "since then").await;

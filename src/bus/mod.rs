@@ -89,7 +89,7 @@ pub enum Cause {
     NoAnswer,
     /// This VM may not.
     Denied,
-    /// There is no such topic.
+    /// There is no such topic, or the subscription is gone.
     Missing,
     Quota,
     /// This VM leaves.

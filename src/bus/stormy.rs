@@ -59,7 +59,7 @@ pub struct Weather {
     pub slow: u8,
     /// The topic has it, but says that it has not.
     pub unconfirmed: u8,
-    /// So long after one another comes what a seek brings, the newest first.
+    /// The time between two messages that a seek brings; the newest come first.
     pub pace: Duration,
 }
 
@@ -171,13 +171,13 @@ impl Member {
 
     /// A call over the link, which takes a moment.
     async fn reach(&self) -> Result<(), BusError> {
+        sleep(Duration::from_millis(10)).await;
         loop {
-            sleep(Duration::from_millis(10)).await;
+            let changed = self.topic.0.changed.notified();
             match self.link() {
                 Link::Up | Link::Mute => return Ok(()),
                 Link::Cut => return Err(BusError::new("the connection is cut")),
-                // What was said is said again, until it is heard.
-                Link::Hung => {}
+                Link::Hung => changed.await,
             }
         }
     }

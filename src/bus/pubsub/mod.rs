@@ -281,7 +281,11 @@ impl Inbox {
                 })
             }
             Some(Err(error)) => {
-                Err(BusError::new(format!("the stream of messages ended: {}", chain(&error))))
+                let ended = BusError::new(format!("the stream of messages ended: {}", chain(&error)));
+                // Deleted, or detached from the topic.
+                let is_gone = |code| matches!(code, Code::NotFound | Code::FailedPrecondition);
+                let is_gone = error.status().is_some_and(|status| is_gone(status.code));
+                Err(ended.because(if is_gone { Cause::Missing } else { Cause::Other }))
             }
             None => Err(BusError::new("the stream of messages ended")),
         }

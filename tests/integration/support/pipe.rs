@@ -22,7 +22,7 @@ pub struct PipedBrowser {
 impl PipedBrowser {
     pub fn start() -> Self {
         let home = std::env::temp_dir().join(format!("alien-alert-{}", uuid::Uuid::new_v4()));
-        // It reads from the third of its files, and writes to the fourth.
+        // It reads from file descriptor 3, and writes to 4.
         let mut process = Command::new("sh")
             .args(["-c", r#"exec "$@" 3<&0 4>&1 </dev/null >/dev/null"#, "sh", CHROMIUM])
             .args([
