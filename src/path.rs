@@ -71,7 +71,7 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
         let relay = Arc::clone(&path.relay);
         relay.metrics.seeks.inc(cause);
         let heard = path.heard();
-        if how == Join::Afresh {
+        if how != Join::Resume {
             // The subscription goes, with what it still held.
             relay.await_past(Some(heard.unwrap_or(0)));
         }
@@ -99,9 +99,8 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
                 () = stop.cancelled() => return,
             },
             Err(error) => {
-                // It may have made the subscription all the same. That is seldom, so only a start is worth the minute
-                // for which nothing is proven then.
-                if is_starting(&relay) {
+                // It may have made the subscription all the same. One that only took up what there was hardly has.
+                if how != Join::Resume || is_starting(&relay) {
                     path.joined.past = Past::Unmarked;
                 }
                 error.to_string()
@@ -118,7 +117,7 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
 
 /// Joins; where that is probably to a new subscription, after a mark. `before` is what became of the last one's.
 async fn join(relay: &Relay, how: Join, before: Past) -> Result<(Inbox, Past), BusError> {
-    let is_new = how == Join::Afresh || is_starting(relay);
+    let is_new = how != Join::Resume || is_starting(relay);
     if how == Join::Afresh {
         relay.bus.reconnect().await?;
     }
@@ -135,7 +134,7 @@ async fn join(relay: &Relay, how: Join, before: Past) -> Result<(Inbox, Past), B
     }
     let past = match (was_there, before) {
         (false, _) => marked,
-        (true, Past::In) => Past::In,
+        (true, Past::In) if how == Join::Resume || !relay.bus.brings_the_past_late() => Past::In,
         // The mark of the join before is still to come: the seek of that one or of this one brings it.
         (true, Past::Marked | Past::Coming) if !is_new => Past::Marked,
         // To a subscription of before a new mark comes by itself, and tells nothing.
@@ -341,15 +340,16 @@ impl Path {
             };
             match delivery {
                 Ok(delivery) => {
-                    heard = Instant::now();
+                    let came = Instant::now();
                     let published_at = delivery.published_at;
                     // The topic keeps what this VM has no room for.
                     self.relay.room().await;
                     // Nothing was read meanwhile, so that was no silence.
-                    self.joined.backlog += heard.elapsed();
+                    heard = Instant::now();
+                    self.joined.backlog += heard - came;
                     let beacon = self.relay.receive(delivery);
                     if published_at < self.joined.at {
-                        self.joined.backlog = Instant::now();
+                        self.joined.backlog = heard;
                     }
                     if let Some(beacon) = beacon
                         && self.hear(&beacon, published_at)
@@ -360,7 +360,7 @@ impl Path {
                 }
                 // What it held has gone with it.
                 Err(error) if error.cause == Cause::Missing => {
-                    return Broken::Dead(error.to_string(), Join::Afresh);
+                    return Broken::Dead(error.to_string(), Join::Again);
                 }
                 Err(error) => return Broken::Dead(error.to_string(), Join::Resume),
             }
@@ -905,6 +905,27 @@ mod tests {
             }
             path.abort();
             other_path.abort();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subscription_that_is_gone_is_made_again_and_soon_known_to_have_brought_all() {
+        let topic = Topic::new(7);
+        let (relay, _path) = start(&topic, 0);
+        let (other, _other_path) = start(&topic, 1);
+        sleep(CATCH_UP).await;
+        let since = cursor();
+        topic.remove("vm-0");
+        publish(&other, "meanwhile").await;
+        let begun = Instant::now();
+        loop {
+            sleep(Duration::from_millis(100)).await;
+            let told = greeting(&relay, &since);
+            // Until it knows of its loss it can't tell of it.
+            if told.contains(r#""complete":true"#) && told.contains("meanwhile") {
+                break;
+            }
+            assert!(begun.elapsed() < LATE_PAST / 2, "{told}");
         }
     }
 

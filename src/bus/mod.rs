@@ -47,6 +47,9 @@ pub struct Message {
 pub enum Join {
     /// Take up what this VM had, if it had any.
     Resume,
+    /// The subscription was found to be gone: make it again. What the topic says of one that it has only just made
+    /// may be wrong, so one that is there is kept.
+    Again,
     /// The path was found dead: make the subscription and its connection anew.
     Afresh,
 }

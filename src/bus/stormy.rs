@@ -9,7 +9,7 @@ use fastrand::Rng;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{BusError, Delivery, Join, Message};
+use super::{BusError, Cause, Delivery, Join, Message};
 use crate::clock;
 
 /// What cursors of this topic begin with.
@@ -107,6 +107,12 @@ impl Topic {
 
     pub fn set_weather(&self, weather: Weather) {
         self.state().weather = weather;
+    }
+
+    /// Somebody deletes a subscription.
+    pub fn remove(&self, name: &str) {
+        self.state().subscriptions.remove(name);
+        self.0.changed.notify_waiters();
     }
 
     pub fn keep_nothing(&self) {
@@ -259,6 +265,9 @@ impl Inbox {
             match self.member.link() {
                 Link::Cut => return Err(BusError::new("the stream is cut")),
                 Link::Hung => {}
+                Link::Up | Link::Mute if self.is_gone() => {
+                    return Err(BusError::new("no such subscription").because(Cause::Missing));
+                }
                 Link::Up | Link::Mute => match self.take() {
                     Err(next) => due = next.unwrap_or(due),
                     Ok(delivery) => return Ok(delivery),
@@ -269,6 +278,10 @@ impl Inbox {
                 () = sleep_until(due) => {}
             }
         }
+    }
+
+    fn is_gone(&self) -> bool {
+        !self.member.topic.state().subscriptions.contains_key(&self.member.name)
     }
 
     /// What is due, or when something will be.

@@ -134,7 +134,7 @@ async fn a_newborn_hears_what_was_before_it() {
 
 #[tokio::test]
 async fn one_that_comes_back_hears_what_came_meanwhile() {
-    for how in [Join::Resume, Join::Afresh] {
+    for how in [Join::Resume, Join::Again, Join::Afresh] {
         for kind in Kind::both().await {
             let (a, b) = (kind.member("a").await, kind.member("b").await);
             let inbox = a.join(Join::Resume, window()).await.unwrap();

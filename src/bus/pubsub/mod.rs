@@ -159,7 +159,7 @@ impl PubSub {
         let not_sought = match self.seek(since).await {
             Ok(()) => None,
             // The backlog went with the old subscription: without it this would be a loss.
-            Err(error) if how == Join::Afresh => return Err(error),
+            Err(error) if how != Join::Resume => return Err(error),
             // Live events may come all the same, so this is no reason not to serve them.
             Err(error) => Some(error),
         };
