@@ -713,6 +713,19 @@ mod tests {
         sleep(Duration::from_secs(1)).await;
     }
 
+    /// The same, as soon as it is told to be complete.
+    async fn complete(relay: &Arc<Relay>, since: &str) -> String {
+        let begun = Instant::now();
+        loop {
+            let told = greeting(relay, since);
+            if told.contains(r#""complete":true"#) {
+                return told;
+            }
+            assert!(begun.elapsed() < LATE_PAST / 2, "{told}");
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     fn knows(relay: &Relay) -> usize {
         relay.with_fleet(Fleet::len)
     }
@@ -832,16 +845,9 @@ mod tests {
 
         topic.set_weather(Weather { pace: Duration::from_millis(100), ..Weather::default() });
         let (relay, _path) = start(&topic, 101);
-        let begun = Instant::now();
-        loop {
-            sleep(Duration::from_millis(50)).await;
-            let told = greeting(&relay, &since);
-            if told.contains(r#""complete":true"#) {
-                assert!(told.contains("the past"), "after {:?}", begun.elapsed());
-                break;
-            }
-            assert!(begun.elapsed() < LATE_PAST / 2, "a mark has come with it, so it is known to be in");
-        }
+        // A mark comes with it, so it is known to be in.
+        sleep(Duration::from_millis(50)).await;
+        assert!(complete(&relay, &since).await.contains("the past"));
     }
 
     #[tokio::test(start_paused = true)]
@@ -893,16 +899,7 @@ mod tests {
             sleep(CATCH_UP).await;
             publish(&other, "meanwhile").await;
             member.set_link(Link::Up);
-            let begun = Instant::now();
-            loop {
-                sleep(Duration::from_millis(100)).await;
-                let told = greeting(&relay, &since);
-                if told.contains(r#""complete":true"#) {
-                    assert!(told.contains("meanwhile"), "{seconds}: {told}");
-                    break;
-                }
-                assert!(begun.elapsed() < LATE_PAST / 2, "{seconds}: {told}");
-            }
+            assert!(complete(&relay, &since).await.contains("meanwhile"), "{seconds}");
             path.abort();
             other_path.abort();
         }
@@ -917,16 +914,7 @@ mod tests {
         let since = cursor();
         topic.remove("vm-0");
         publish(&other, "meanwhile").await;
-        let begun = Instant::now();
-        loop {
-            sleep(Duration::from_millis(100)).await;
-            let told = greeting(&relay, &since);
-            // Until it knows of its loss it can't tell of it.
-            if told.contains(r#""complete":true"#) && told.contains("meanwhile") {
-                break;
-            }
-            assert!(begun.elapsed() < LATE_PAST / 2, "{told}");
-        }
+        assert!(complete(&relay, &since).await.contains("meanwhile"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -283,9 +283,10 @@ impl Inbox {
             Some(Err(error)) => {
                 let ended = BusError::new(format!("the stream of messages ended: {}", chain(&error)));
                 // Deleted, or detached from the topic.
-                let is_gone = |code| matches!(code, Code::NotFound | Code::FailedPrecondition);
-                let is_gone = error.status().is_some_and(|status| is_gone(status.code));
-                Err(ended.because(if is_gone { Cause::Missing } else { Cause::Other }))
+                Err(match error.status().map(|status| status.code) {
+                    Some(Code::NotFound | Code::FailedPrecondition) => ended.because(Cause::Missing),
+                    _ => ended,
+                })
             }
             None => Err(BusError::new("the stream of messages ended")),
         }

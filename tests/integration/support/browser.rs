@@ -11,7 +11,38 @@ use tokio::process::{Child, Command};
 
 use super::{http, until, within};
 
-pub const CHROMIUM: &str = "/usr/bin/chromium";
+const CHROMIUM: &str = "/usr/bin/chromium";
+
+/// What makes it run here, and speak to nobody else.
+pub const FLAGS: [&str; 10] = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+];
+
+/// Where it is.
+pub fn chromium() -> &'static str {
+    assert!(Path::new(CHROMIUM).exists(), "Chromium is needed: apt-get install chromium chromium-driver");
+    CHROMIUM
+}
+
+/// A directory of its own for what browsers write to disk.
+pub fn directory() -> PathBuf {
+    std::env::temp_dir().join(format!("alien-alert-{}", uuid::Uuid::new_v4()))
+}
+
+/// Ends all browsers of a process group, which would outlive a test that fails, and what they wrote.
+pub fn end(group: u32, directory: &Path) {
+    let _ = std::process::Command::new("kill").args(["-KILL", "--", &format!("-{group}")]).status();
+    let _ = std::fs::remove_dir_all(directory);
+}
 
 /// A driver, the browsers that it opened, and what they wrote to disk; all end with this value.
 pub struct Driver {
@@ -32,7 +63,7 @@ pub struct Page {
 
 impl Driver {
     pub async fn start() -> Self {
-        assert!(Path::new(CHROMIUM).exists(), "Chromium is needed: apt-get install chromium chromium-driver");
+        chromium();
         let mut process = Command::new("chromedriver")
             .arg("--port=0")
             .stdin(Stdio::null())
@@ -52,21 +83,19 @@ impl Driver {
         .await;
         // What else it says must go somewhere, or it would block.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        let directory = std::env::temp_dir().join(format!("alien-alert-{}", uuid::Uuid::new_v4()));
+        let directory = directory();
         Self { group: process.id().unwrap(), port, directory, _process: process }
     }
 
     /// Opens `url` in a browser of its own.
     pub async fn open(&self, url: &str) -> Page {
         let profile = self.directory.join(uuid::Uuid::new_v4().to_string());
+        let mut args = FLAGS.map(str::to_owned).to_vec();
+        args.push(format!("--user-data-dir={}", profile.display()));
         let capabilities = json!({
             "goog:chromeOptions": {
-                "binary": CHROMIUM,
-                "args": [
-                    "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic",
-                    "--no-first-run", "--disable-background-networking", "--disable-component-update",
-                    "--disable-sync", "--hide-scrollbars", format!("--user-data-dir={}", profile.display()),
-                ],
+                "binary": chromium(),
+                "args": args,
             },
             "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
         });
@@ -88,10 +117,7 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        // Its browsers are in its process group, and would outlive it when a test fails.
-        let _ =
-            std::process::Command::new("kill").args(["-KILL", "--", &format!("-{}", self.group)]).status();
-        let _ = std::fs::remove_dir_all(&self.directory);
+        end(self.group, &self.directory);
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use super::browser::CHROMIUM;
+use super::browser::{FLAGS, chromium, directory, end};
 use super::{until, within};
 
 /// A browser with a home of its own, where it puts what it installs; both end with this value.
@@ -21,18 +21,11 @@ pub struct PipedBrowser {
 
 impl PipedBrowser {
     pub fn start() -> Self {
-        let home = std::env::temp_dir().join(format!("alien-alert-{}", uuid::Uuid::new_v4()));
+        let home = directory();
         // It reads from file descriptor 3, and writes to 4.
         let mut process = Command::new("sh")
-            .args(["-c", r#"exec "$@" 3<&0 4>&1 </dev/null >/dev/null"#, "sh", CHROMIUM])
-            .args([
-                "--headless",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--disable-dev-shm-usage",
-                "--no-first-run",
-            ])
-            .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
+            .args(["-c", r#"exec "$@" 3<&0 4>&1 </dev/null >/dev/null"#, "sh", chromium()])
+            .args(FLAGS)
             .args(["--remote-debugging-pipe", "--enable-devtools-pwa-handler"])
             .arg(format!("--user-data-dir={}", home.join("profile").display()))
             .env("HOME", &home)
@@ -108,8 +101,7 @@ impl PipedBrowser {
 impl Drop for PipedBrowser {
     fn drop(&mut self) {
         if let Some(group) = self.process.id() {
-            let _ = std::process::Command::new("kill").args(["-KILL", "--", &format!("-{group}")]).status();
+            end(group, &self.home);
         }
-        let _ = std::fs::remove_dir_all(&self.home);
     }
 }
