@@ -13,20 +13,28 @@ use alien_alert::config::Config;
 use alien_alert::cursor::Cursor;
 use alien_alert::event::{Numbered, Told};
 use alien_alert::frame::reader::{Message as Said, Reader, Violation};
+use alien_alert::http::{Takeover, Taker};
 use alien_alert::relay::Relay;
+use alien_alert::shard::Shard;
 use alien_alert::wire::request::{Body as Asked, Request, app_event, checked_id, id_of, landing_of};
 use alien_alert::{clock, http, vm};
 use hyper::body::{Body, Incoming};
-use hyper::server::conn::http1;
+use hyper::server::conn::http1::{self, Parts};
 use hyper::service::service_fn;
-use hyper::{Response, StatusCode, header};
+use hyper::{Response, StatusCode, Version, header};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// The key of the backend's routes here.
 pub const API_KEY: &str = "a-key-for-the-backend";
+
+/// Whatever is asked ends within this.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// No answer is larger.
 const LARGEST: u64 = 1 << 20;
@@ -92,14 +100,18 @@ pub fn topic(data: &[u8]) {
 }
 
 /// A connection's bytes, through hyper to the routes: each request has a fitting answer, and then there is an
-/// end. Returns what the client is told.
+/// end, or a socket. Returns what the client is told.
 pub fn http(bytes: &[u8]) -> Vec<u8> {
     run(async {
-        let (relay, _) = relay_with(&[("API_KEY", API_KEY), ("FLY_ALLOC_ID", "alone")]).await;
-        let routes = http::routes(relay);
+        let (relay, bus) = relay_with(&[("API_KEY", API_KEY), ("FLY_ALLOC_ID", "alone")]).await;
+        let routes = http::routes(Arc::clone(&relay));
         let (mut client, server) = tokio::io::duplex(1 << 20);
+        let (takeover, taken) = Takeover::new();
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(http::Peer(SocketAddr::from((Ipv4Addr::LOCALHOST, 1))));
+            if request.version() == Version::HTTP_11 {
+                request.extensions_mut().insert(takeover.clone());
+            }
             let answer = http::answer(routes.clone(), request);
             async move {
                 let answer = answer.await?;
@@ -110,19 +122,93 @@ pub fn http(bytes: &[u8]) -> Vec<u8> {
         let mut http = http1::Builder::new();
         // The client says at once all that it will.
         http.half_close(true).max_buf_size(16 << 10);
-        let connection = http.serve_connection(TokioIo::new(server), service);
-        let talk = async {
-            let _ = client.write_all(bytes).await;
-            let _ = client.shutdown().await;
-            let mut told = Vec::new();
-            let _ = client.read_to_end(&mut told).await;
-            told
+        let mut connection = http.serve_connection(TokioIo::new(server), service);
+        let converse = async {
+            client.write_all(bytes).await.expect("room for it");
+            client.shutdown().await.expect("an end");
+            tokio::select! {
+                biased;
+                _ = &mut connection => None,
+                Ok(taker) = taken => Some(taker),
+            }
         };
-        let both = async { tokio::join!(connection, talk).1 };
-        let told = timeout(Duration::from_secs(60), Box::pin(both)).await.expect("an end");
+        let taker = timeout(PATIENCE, converse).await.expect("an end");
+        let Parts { io, read_buf, .. } = connection.into_parts();
+        let (mut server, mut rest, mut told) = (io.into_inner(), Vec::new(), Vec::new());
+        server.read_to_end(&mut rest).await.expect("what the client said");
+        drop(server);
+        client.read_to_end(&mut told).await.expect("what it is told");
         assert!(told.is_empty() || told.starts_with(b"HTTP/1.1 ") || told.starts_with(b"HTTP/1.0 "));
+        if let Some(taker) = taker {
+            told.extend(socket(&relay, &bus, taker, &read_buf, &rest).await);
+        }
         told
     })
+}
+
+/// A client's bytes after its request for a socket: it is told whole frames, and when it is gone, so is its
+/// place.
+async fn socket(relay: &Arc<Relay>, bus: &Bus, taker: Taker, early: &[u8], rest: &[u8]) -> Vec<u8> {
+    let mut inbox = bus.join(Join::Resume, clock::now_micros()).await.expect("a member");
+    let hearing = Arc::clone(relay);
+    tokio::spawn(async move {
+        while let Ok(delivery) = inbox.next().await {
+            let _ = hearing.receive(delivery);
+        }
+    });
+    let shard = Shard::new(Arc::clone(relay), relay.shards[0].clone(), TaskTracker::new());
+    tokio::spawn(shard.run(CancellationToken::new()));
+
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+    let (client, server) =
+        tokio::join!(TcpStream::connect(listener.local_addr().expect("it")), listener.accept());
+    let (mut client, (server, _)) = (client.expect("a connection"), server.expect("a connection"));
+    taker(server, early);
+    let mut told = Vec::new();
+    // The VM may end it before it has all.
+    let _ = client.write_all(rest).await;
+    for _ in 0..20 {
+        sleep(Duration::from_millis(10)).await;
+        while client.try_read_buf(&mut told).is_ok_and(|bytes| bytes > 0) {}
+    }
+    // Gone without a word; and without what the system else remembers of a connection for a minute.
+    client.set_zero_linger().expect("a connection");
+    drop(client);
+    timeout(PATIENCE, async {
+        while relay.clients() > 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("a place that is free");
+    whole_frames(&told);
+    told
+}
+
+/// An answer that makes a connection a socket, and a server's frames.
+fn whole_frames(told: &[u8]) {
+    let end = told.windows(4).position(|bytes| bytes == b"\r\n\r\n").expect("the end of the head");
+    assert!(told.starts_with(b"HTTP/1.1 101 "));
+    let mut rest = &told[end + 4..];
+    let mut take = |count: usize| {
+        let (taken, after) = rest.split_at_checked(count)?;
+        rest = after;
+        Some(taken)
+    };
+    while let Some(first) = take(1) {
+        let length = match take(1).expect("a length")[0] {
+            126 => u64::from(u16::from_be_bytes(take(2).expect("a length").try_into().expect("two"))),
+            127 => u64::from_be_bytes(take(8).expect("a length").try_into().expect("eight")),
+            short => short.into(),
+        };
+        let payload = take(usize::try_from(length).expect("a length")).expect("all of a frame");
+        match first[0] {
+            0x81 => drop(serde_json::from_slice::<serde_json::Value>(payload).expect("JSON")),
+            0x88 => assert!(payload.len() >= 2, "a close has a code"),
+            0x89 | 0x8a => assert!(payload.len() <= 125),
+            other => panic!("a frame that begins with {other:#x}"),
+        }
+    }
 }
 
 /// An answer is safe for a browser, of a bounded size, and not the result of a defect.
@@ -175,7 +261,7 @@ pub fn relay(text: &str) {
 /// In a runtime of its own, so that nothing is left of one input when the next comes; what waits for time
 /// alone does not wait.
 fn run<T>(future: impl Future<Output = T>) -> T {
-    let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+    let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().expect("a runtime");
     runtime.block_on(future)
 }
 

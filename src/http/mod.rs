@@ -4,6 +4,7 @@ mod address;
 mod api;
 mod backend;
 mod connections;
+mod framing;
 mod listen;
 mod page;
 mod server;
@@ -23,7 +24,7 @@ use warp::{Filter, Rejection};
 
 pub use self::listen::listen;
 pub use self::page::prepare as prepare_page;
-pub use self::server::{MAX_CONNECTIONS, Peer, answer, serve};
+pub use self::server::{MAX_CONNECTIONS, Peer, Takeover, Taker, answer, serve};
 use crate::relay::Relay;
 use crate::wire::ErrorCode;
 

@@ -27,11 +27,11 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 use warp::filters::BoxedFilter;
-use warp::http::{Request, StatusCode, Version};
+use warp::http::{HeaderValue, Request, StatusCode, Version, header};
 use warp::reply::{Reply, Response};
 
 use super::spare::Spare;
-use super::{STRICT, error};
+use super::{STRICT, error, framing};
 use crate::logs::{Address, Seldom};
 use crate::wire::ErrorCode;
 
@@ -54,6 +54,8 @@ pub const MAX_CONNECTIONS: usize = 1_024;
 /// the other end of the world; those who say nothing make others wait no longer.
 const TIME_OF_THE_OLDEST: Duration = Duration::from_millis(500);
 
+const NO_PATH: &str = "the request's target: expected a path, such as /";
+
 /// Where a request came from, by TCP.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub SocketAddr);
@@ -63,9 +65,16 @@ pub struct Peer(pub SocketAddr);
 pub struct Takeover(Arc<Mutex<Option<oneshot::Sender<Taker>>>>);
 
 /// Gets the connection, and what its client has sent since the request.
-type Taker = Box<dyn FnOnce(TcpStream, &[u8]) + Send>;
+pub type Taker = Box<dyn FnOnce(TcpStream, &[u8]) + Send>;
 
 impl Takeover {
+    /// One for a connection, and who it is taken by.
+    #[must_use]
+    pub fn new() -> (Self, oneshot::Receiver<Taker>) {
+        let (takeover, taken) = oneshot::channel();
+        (Self(Arc::new(Mutex::new(Some(takeover)))), taken)
+    }
+
     /// The request must be left unanswered from here on.
     pub fn by(&self, taker: impl FnOnce(TcpStream, &[u8]) + Send + 'static) {
         let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -244,8 +253,7 @@ async fn converse<R: Reply + 'static>(
     routes: BoxedFilter<(R,)>,
     is_answered: Arc<AtomicBool>,
 ) {
-    let (takeover, taken) = oneshot::channel();
-    let takeover = Takeover(Arc::new(Mutex::new(Some(takeover))));
+    let (takeover, taken) = Takeover::new();
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Peer(peer));
         if request.version() == Version::HTTP_11 {
@@ -286,12 +294,16 @@ pub async fn answer<R: Reply + 'static>(
     routes: BoxedFilter<(R,)>,
     request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
+    let defect = framing::defect(request.version(), request.headers());
     // A target such as `example.org:443` has none, and is for proxies; warp expects one.
-    let mut answer = if request.uri().path_and_query().is_some() {
-        tower_service::Service::call(&mut warp::service(routes), request).await?
+    let no_path = || request.uri().path_and_query().is_none().then_some(NO_PATH);
+    let mut answer = if let Some(why) = defect.or_else(no_path) {
+        let mut refused = error(StatusCode::BAD_REQUEST, ErrorCode::InvalidField, why);
+        // Where the next request begins is not certain.
+        refused.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        refused
     } else {
-        let why = "the request's target: expected a path, such as /";
-        error(StatusCode::BAD_REQUEST, ErrorCode::InvalidField, why)
+        tower_service::Service::call(&mut warp::service(routes), request).await?
     };
     answer.headers_mut().extend(STRICT.clone());
     Ok(answer)

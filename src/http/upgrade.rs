@@ -233,11 +233,6 @@ fn join(relay: &Arc<Relay>, query: Query, named: Vec<String>, visitor: Visitor, 
 
 /// Checks the client's half of the handshake (RFC 6455, 4.2.1); returns this side's proof.
 fn handshake(headers: &HeaderMap) -> Result<String, &'static str> {
-    // Neither may be there twice: another reader, a proxy, might go by the other one.
-    let only = |name| {
-        let mut values = headers.get_all(name).into_iter();
-        values.next().filter(|_| values.next().is_none())
-    };
     let has = |name, token: &str| {
         let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
         values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(token))
@@ -248,17 +243,17 @@ fn handshake(headers: &HeaderMap) -> Result<String, &'static str> {
     if !has(header::SEC_WEBSOCKET_VERSION, "13") {
         return Err("Sec-WebSocket-Version: expected 13");
     }
-    if only(header::HOST).is_none() {
-        return Err("Host: expected one");
-    }
     if headers.contains_key(header::TRANSFER_ENCODING)
         || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0")
     {
         return Err("a WebSocket request has no body");
     }
     // 16 bytes in base64: 22 characters and two of padding.
-    let key = only(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes);
-    let key = key
+    let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).into_iter().map(HeaderValue::as_bytes);
+    let key = keys
+        .next()
+        // Another reader, a proxy, might go by the other one.
+        .filter(|_| keys.next().is_none())
         .filter(|key| key.len() == 24 && key.ends_with(b"=="))
         .filter(|key| key[..22].iter().all(|byte| byte.is_ascii_alphanumeric() || b"+/".contains(byte)))
         .ok_or("Sec-WebSocket-Key: expected 16 bytes in base64")?;

@@ -92,7 +92,8 @@ const MUCH: usize = 8;
 const SOON: Duration = Duration::from_millis(5);
 const SELDOM: u32 = 10;
 
-/// Who took something so lately is reading, though it has not read all.
+/// Who took something so lately may be reading, though it has not read all: the later, the more likely. What
+/// the system takes at first for one that reads nothing is as much, but once.
 const TAKING: Duration = Duration::from_secs(1);
 
 /// How finely time is kept.
@@ -593,8 +594,8 @@ impl Shard {
 
     /// Ends those for whom most is kept, until there is room again: for more than one, or many small ones would
     /// stay and each newcomer be the one too many. Those who take what they are told, if not all at once, are
-    /// the last. What several are told goes with the last of them; where that is not enough, the next look ends
-    /// more.
+    /// the last, and of these the one that did so last. What several are told goes with the last of them; where
+    /// that is not enough, the next look ends more.
     fn make_room(&mut self) {
         // What several are told is there once, and each has a part of it.
         let mut holders: HashMap<usize, usize, FxBuildHasher> = HashMap::default();
@@ -607,8 +608,9 @@ impl Shard {
             socket.keeps() - others.sum::<usize>()
         };
         let keeping = self.sockets.iter().filter(|(_, resident)| resident.socket.keeps() > 0);
-        let is_taking = |socket: &Socket| socket.is_taking(self.now, ticks(TAKING));
-        let kept = keeping.map(|(id, Resident { socket, .. })| (*id, charge(socket), is_taking(socket)));
+        let lately = self.now.saturating_sub(ticks(TAKING));
+        let took = |socket: &Socket| socket.took().unwrap_or(lately).max(lately);
+        let kept = keeping.map(|(id, Resident { socket, .. })| (*id, charge(socket), took(socket)));
         let mut kept: Vec<_> = kept.collect();
         let most = self.most_kept();
         let mut sum = kept.iter().map(|(_, bytes, _)| bytes).sum::<usize>();
@@ -616,7 +618,7 @@ impl Shard {
             return;
         }
         let share = most / kept.len();
-        kept.sort_by_key(|(_, bytes, is_taking)| (*is_taking, Reverse(*bytes)));
+        kept.sort_by_key(|(_, bytes, took)| (*took, Reverse(*bytes)));
         for (id, bytes, _) in kept {
             if sum <= most / 4 * 3 {
                 return;

@@ -333,9 +333,9 @@ impl Socket {
         untaken + self.unfinished()
     }
 
-    /// It has more to read, and took some of it within so many ticks.
-    pub fn is_taking(&self, now: u32, ticks: u32) -> bool {
-        self.is_blocked && now - self.moved < ticks
+    /// When it last took some of what it has to read, if there is more.
+    pub fn took(&self) -> Option<u32> {
+        self.is_blocked.then_some(self.moved)
     }
 
     /// Bytes that wait for it: of the log, and of its own.

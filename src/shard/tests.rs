@@ -661,6 +661,26 @@ async fn who_takes_what_it_is_told_is_ended_after_those_who_take_nothing() {
 }
 
 #[tokio::test]
+async fn of_many_who_have_just_come_the_one_that_goes_on_taking_is_ended_last() {
+    let (world, mut shard) = World::by_hand().await;
+    let part = |tenths: usize| refresh(&Bytes::from(vec![b'x'; MOST_KEPT / 10 * tenths]));
+    let deaf = [world.narrow_client().await, world.narrow_client().await];
+    let mut reading = world.narrow_client().await;
+    reading.outbox.push(part(5));
+    deaf[0].outbox.push(part(4));
+    shard.round();
+    wind(&mut shard, TAKING / 2);
+    let mut some = vec![0; MOST_KEPT / 20];
+    served(&mut shard, reading.stream.read_exact(&mut some)).await.unwrap();
+    deaf[1].outbox.push(part(2));
+    shard.round();
+    shard.tend();
+    assert!(world.relay.find(&reading.client_id).is_some(), "the most is kept for it");
+    assert!(world.relay.find(&deaf[0].client_id).is_none());
+    assert!(world.relay.find(&deaf[1].client_id).is_some(), "there is room again");
+}
+
+#[tokio::test]
 async fn what_is_kept_of_unfinished_messages_is_bounded_for_all_together() {
     const LENGTH: usize = 256 << 10;
     let (world, mut shard) = World::by_hand_with(&[("MAX_MESSAGE_BYTES", "262144")]).await;

@@ -27,8 +27,11 @@ use crate::support::{until, within};
 const REGIONS: [&str; 3] = ["ams", "sin", "lax"];
 const PAGES: usize = 150;
 const DEAF: usize = 3;
-/// In kB, between being warm and the end. It goes up and down by as much while pages come back in crowds.
+/// In kB, between being warm and the end, however long that is: it goes up and down by as much while pages come
+/// back in crowds.
 const MOST_GROWN: f64 = 3_000.0;
+/// Into so many parts the time is divided, to see whether memory still grows.
+const LEVELS: usize = 8;
 
 /// A window that is full after some seconds, so that what grows later grows for another reason.
 const SMALL_WINDOW: [(&str, &str); 4] = [
@@ -105,13 +108,14 @@ async fn a_vm_is_after_all_that_what_it_was_before() {
         assert_eq!(page.lock().unwrap().repeated, 0, "alerts that came twice on one connection");
     }
 
-    let quarter = memory.len() / 4;
-    let (before, after) = (least(&memory[..quarter]), least(&memory[memory.len() - quarter..]));
-    // From the middle of the first quarter to that of the last.
-    let slope = (after - before) / (time - warm).mul_f64(0.75).as_secs_f64();
+    // What is taken for a moment, when many come back at once, does not count.
+    let levels: Vec<f64> = memory.chunks(memory.len().div_ceil(LEVELS)).map(least).collect();
+    let (before, after) = (least(&levels[..2]), least(&levels[LEVELS - 2..]));
+    let apart = (time - warm).mul_f64((LEVELS - 2) as f64 / LEVELS as f64);
+    let slope = (after - before) / apart.as_secs_f64();
     println!(
-        "{:.0?} with {restarts} restarts: {} alerts, each on {PAGES} pages; memory at least {before:.0} kB in the \
-         first quarter and {after:.0} kB in the last, {slope:+.2} kB a second",
+        "{:.0?} with {restarts} restarts: {} alerts, each on {PAGES} pages; memory, the least in each eighth of the \
+         time after {warm:.0?}: {levels:.0?} kB, {slope:+.2} kB a second",
         begun.elapsed(),
         acknowledged.len()
     );
@@ -220,7 +224,6 @@ async fn talk_nonsense(port: u16) {
     sleep(Duration::from_millis(100)).await;
 }
 
-/// What is taken for a moment, when many come back at once, does not count.
 fn least(points: &[f64]) -> f64 {
     points.iter().copied().fold(f64::INFINITY, f64::min)
 }

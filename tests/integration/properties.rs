@@ -193,6 +193,19 @@ fn request() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+/// A request for a socket, with all that it needs, and what is said on it.
+fn talk_on_a_socket() -> impl Strategy<Value = Vec<u8>> {
+    const NEEDED: &str = "host: vm\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let one = prop_oneof![message().prop_map(|text| Said::Text(text, Vec::new())), said()];
+    let query = "(\\?since=[0-9a-f-]{0,20}&channels=[a-z:,]{0,40})?";
+    (query, vec(one, 0..6), any::<[u8; 4]>()).prop_map(|(query, mut said, mask)| {
+        said.push(Said::Text(r#"{"type":"ping","id":"last"}"#.to_owned(), Vec::new()));
+        let head = format!("GET /ws{query} HTTP/1.1\r\n{NEEDED}\r\n");
+        [head.as_bytes(), &frames(&said, mask, b"between")].concat()
+    })
+}
+
 /// What tells a body's length, and the body.
 fn framed(body: &[u8], is_chunked: bool) -> Vec<u8> {
     if !is_chunked {
@@ -288,6 +301,14 @@ proptest! {
         prop_assert!(told.starts_with("HTTP/1.1 "), "{told}");
         // Of a route, not of the reader of requests, which says nothing more.
         prop_assert!(told.contains("\r\ncontent-security-policy: "), "{told}");
+    }
+
+    #[test]
+    fn whatever_is_said_on_a_socket_what_is_asked_last_is_answered_and_its_place_is_free_afterwards(
+        talk in talk_on_a_socket(),
+    ) {
+        let told = String::from_utf8_lossy(&holds::http(&talk)).into_owned();
+        prop_assert!(told.starts_with("HTTP/1.1 101 ") && told.contains(r#"{"type":"pong","id":"last""#), "{told}");
     }
 
     #[test]
