@@ -489,6 +489,33 @@ mod tests {
     }
 
     #[test]
+    fn what_an_older_version_does_not_say_is_unknown_and_the_rest_means_what_it_meant() {
+        let before = |told, tells_settled: bool| match told {
+            Told::Event(event) => {
+                Told::Event(Event { wants_receipt: event.wants_receipt && tells_settled, ..event })
+            }
+            Told::Beacon(beacon) => {
+                let heard =
+                    beacon.heard.into_iter().map(|heard| Heard { published_until: None, ..heard }).collect();
+                let settled_until = if tells_settled { beacon.settled_until } else { 0 };
+                Told::Beacon(Beacon { settled_until, published_until: None, heard, ..beacon })
+            }
+            told => told,
+        };
+        for (words, tells_settled) in [
+            (include_str!("../tests/recorded/before-published-until.jsonl"), true),
+            (include_str!("../tests/recorded/before-settled-until-and-receipts.jsonl"), false),
+        ] {
+            let meant: Vec<_> =
+                samples().into_iter().map(|told| before(told, tells_settled).encode()).collect();
+            for line in words.lines() {
+                let read = Told::decode(line.as_bytes()).unwrap().encode();
+                assert!(meant.contains(&read), "{line}");
+            }
+        }
+    }
+
+    #[test]
     fn messages_are_as_long_as_they_are_said_to_be() {
         const AT: i64 = 1_764_000_000_000;
         let origin = Origin { instance: "9080e6f3a12345".into(), region: "ams".into() };

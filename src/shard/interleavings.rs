@@ -1,5 +1,5 @@
 //! The [`queue`] under loom: a few senders and the one receiver, in every order that threads and memory can
-//! have.
+//! have; and two of them behind the relay's lock, as a socket joins while events are told.
 //!
 //! loom, and not schedules by chance: what is shared is small enough to try all, and loom knows what
 //! `Relaxed` allows, which no run on x86-64 shows. A wake-up that is missed is a deadlock, which it tells of.
@@ -13,7 +13,7 @@ use std::task::{Context, Waker};
 
 use loom::future::block_on;
 use loom::model::Builder;
-use loom::sync::Arc;
+use loom::sync::{Arc, Mutex};
 use loom::thread::{self, JoinHandle};
 
 use self::queue::Queue;
@@ -152,6 +152,57 @@ fn a_wait_that_is_given_up_takes_no_wake_up_along() {
         }
         assert_eq!(received, [1, 2]);
         sender.join().unwrap();
+    });
+}
+
+/// What the relay does under its lock, with two shards: who joins is told what there was and takes its place
+/// behind it, and an event goes into the history and to every shard.
+#[test]
+fn who_joins_while_events_are_told_hears_each_once_and_in_order() {
+    enum Command {
+        /// With what it missed.
+        Join(Vec<usize>),
+        Tell(usize),
+    }
+    in_every_order(|| {
+        let shards = [(); 2].map(|()| Arc::new(Queue::default()));
+        let history = Arc::new(Mutex::new(Vec::new()));
+        let teller = {
+            let (history, shards) = (Arc::clone(&history), shards.clone());
+            thread::spawn(move || {
+                for event in [1, 2] {
+                    let mut history = history.lock().unwrap();
+                    history.push(event);
+                    shards.iter().for_each(|shard| shard.push_event(Command::Tell(event), ROOM));
+                }
+            })
+        };
+        let joiner = {
+            let shards = shards.clone();
+            thread::spawn(move || {
+                for shard in &shards {
+                    let history = history.lock().unwrap();
+                    shard.push(Command::Join(history.clone()));
+                }
+            })
+        };
+        for shard in &shards {
+            let (mut told, mut heard) = (0, None);
+            while told < 2 || heard.is_none() {
+                for command in receive(shard) {
+                    match command {
+                        Command::Join(missed) => heard = Some(missed),
+                        Command::Tell(event) => {
+                            told += 1;
+                            heard.iter_mut().for_each(|heard| heard.push(event));
+                        }
+                    }
+                }
+            }
+            assert_eq!(heard, Some(vec![1, 2]));
+        }
+        teller.join().unwrap();
+        joiner.join().unwrap();
     });
 }
 

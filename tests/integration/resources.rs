@@ -180,9 +180,7 @@ async fn of_a_burst_that_is_too_much_for_a_tenth_of_a_processor_a_part_is_refuse
     const SENDERS: usize = 200;
     const MESSAGES: usize = 20;
     let emulator = Emulator::start().await;
-    // That who listens is slow, too, is not what this is about.
-    let settings = [&ROOM[..], &[("OUTBOX_BYTES", "100000000")]].concat();
-    let vm = Vm::spawn_on(&emulator.host(), "ams", &settings).await;
+    let vm = Vm::spawn_on(&emulator.host(), "ams", &ROOM).await;
     vm.ready().await;
     let mut senders = Vec::new();
     for _ in 0..SENDERS {

@@ -51,6 +51,11 @@ impl Group {
     fn new(controller: &str) -> Self {
         let old = Path::new("/sys/fs/cgroup").join(controller);
         let (root, names) = if old.is_dir() { (&*old, OLD) } else { (Path::new("/sys/fs/cgroup"), NEW) };
+        if names.most == NEW.most {
+            // Of version 2 a group has only what its parent gives away.
+            let given = fs::write(root.join("cgroup.subtree_control"), format!("+{controller}"));
+            given.unwrap_or_else(|error| panic!("the controller {controller} can't be had: {error}"));
+        }
         let folder = root.join(format!("alien-alert-{controller}-{}", std::process::id()));
         fs::create_dir(&folder).expect("control groups can be made by root alone, where they are mounted");
         Self { folder, names }
@@ -94,6 +99,10 @@ impl Group {
 
     pub fn limit_memory(&self, bytes: u64) {
         self.set(self.names.most, bytes);
+        // Else it would take the disk's.
+        if !self.is_old() && self.folder.join("memory.swap.max").exists() {
+            self.set("memory.swap.max", 0);
+        }
     }
 }
 
