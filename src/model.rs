@@ -19,8 +19,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Visitor;
-use crate::bus::Bus;
 use crate::bus::stormy::{Link, Member as BusMember, TAG, Topic, Weather};
+use crate::bus::{Bus, Cause};
 use crate::clock::{self, micros};
 use crate::config::Config;
 use crate::cursor::{Cursor, OVERLAP};
@@ -275,8 +275,10 @@ impl World {
                 format!("vm {vm} leaves")
             }
             84..94 => {
-                let link =
-                    *self.rng.choice(&[Link::Up, Link::Up, Link::Cut, Link::Hung, Link::Mute]).unwrap();
+                let link = *self
+                    .rng
+                    .choice(&[Link::Up, Link::Up, Link::Cut, Link::Hung, Link::Mute(Cause::Other)])
+                    .unwrap();
                 let Some(vm_there) = &self.vms[vm] else { return };
                 vm_there.bus.set_link(link);
                 format!("vm {vm}'s link is {link:?}")

@@ -124,8 +124,8 @@ async fn join(relay: &Relay, how: Join, before: Past) -> Result<(Inbox, Past), B
     let mut marked = if is_new { mark(relay).await } else { Past::Unmarked };
     let mut inbox = relay.bus.join(how, relay.memory_begins()).await?;
     let was_there = inbox.withheld().is_some() || !relay.bus.brings_the_past_late();
-    if is_new && !was_there && marked == Past::Unmarked {
-        // The way came back after the mark was tried, so that is worth another try.
+    if !was_there && marked == Past::Unmarked {
+        // The way came back after the mark was tried, or what was to be taken up is gone.
         relay.bus.reconnect().await?;
         if mark(relay).await == Past::Marked {
             inbox = relay.bus.join(Join::Afresh, relay.memory_begins()).await?;
@@ -726,6 +726,15 @@ mod tests {
         }
     }
 
+    /// The second event of a process whose first nobody publishes.
+    async fn miss_one(topic: &Topic) {
+        let sequence = Sequence { started: 1, number: 2, first: 1, first_at: clock::now_millis() };
+        let other = relay_of(topic.member("vm-1"), 1);
+        let data = serde_json::value::to_raw_value(&()).unwrap();
+        let event = Event { sequence, ..other.event(Kind::Alert, None, data, None, "s".into()) };
+        other.bus.publish(Message { data: Told::Event(event).encode(), ..Message::default() }).await.unwrap();
+    }
+
     fn knows(relay: &Relay) -> usize {
         relay.with_fleet(Fleet::len)
     }
@@ -780,17 +789,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_new_vm_proves_nothing_before_the_topic_brings_the_past_however_late_that_is() {
-        for is_cut in [false, true] {
+        for troubles in
+            [&[][..], &[(3, Link::Cut)], &[(0, Link::Unanswered)], &[(0, Link::Unanswered), (3, Link::Cut)]]
+        {
             let mut latest = Duration::ZERO;
             for seed in 0..20 {
-                latest = latest.max(past_of_a_new_vm(seed, is_cut).await);
+                latest = latest.max(past_of_a_new_vm(seed, troubles).await);
             }
             assert!(latest > Duration::from_secs(30), "the past was late: {latest:?}");
         }
     }
 
-    /// After how long a new VM tells that it has all of it; never before it has.
-    async fn past_of_a_new_vm(seed: u64, is_cut: bool) -> Duration {
+    /// After how long a new VM tells that it has all of it; never before it has. At those seconds of its life its
+    /// link is so for a second.
+    async fn past_of_a_new_vm(seed: u64, troubles: &[(u64, Link)]) -> Duration {
         let topic = Topic::new(seed);
         let since = cursor();
         // One that nobody remembers any more.
@@ -806,14 +818,14 @@ mod tests {
         let member = topic.member("vm-1");
         let relay = relay_of(member.clone(), 1);
         let path = tokio::spawn(keep(Arc::clone(&relay), CancellationToken::new()));
-        let begun = Instant::now();
+        let (begun, mut troubles) = (Instant::now(), troubles.iter().peekable());
         loop {
-            sleep(Duration::from_millis(100)).await;
-            if is_cut && begun.elapsed().as_secs() == 3 {
-                member.set_link(Link::Cut);
+            if let Some((_, link)) = troubles.next_if(|(second, _)| begun.elapsed().as_secs() == *second) {
+                member.set_link(*link);
                 sleep(Duration::from_secs(1)).await;
                 member.set_link(Link::Up);
             }
+            sleep(Duration::from_millis(100)).await;
             let told = greeting(&relay, &since);
             if told.contains(r#""complete":true"#) {
                 assert!(told.contains("the past"), "seed {seed}, after {:?}: {told}", begun.elapsed());
@@ -856,13 +868,7 @@ mod tests {
         let (relay, _path) = start(&topic, 0);
         sleep(2 * CATCH_UP).await;
         let since = cursor();
-        // The second of a process whose first nobody publishes.
-        let first_at = clock::now_millis();
-        let sequence = Sequence { started: 1, number: 2, first: 1, first_at };
-        let other = relay_of(topic.member("vm-1"), 1);
-        let data = serde_json::value::to_raw_value(&()).unwrap();
-        let event = Event { sequence, ..other.event(Kind::Alert, None, data, None, "s".into()) };
-        other.bus.publish(Message { data: Told::Event(event).encode(), ..Message::default() }).await.unwrap();
+        miss_one(&topic).await;
         let searches = || {
             let figures = relay.figures(Format::Plain);
             let count = |cause: &str| {
@@ -915,6 +921,94 @@ mod tests {
         topic.remove("vm-0");
         publish(&other, "meanwhile").await;
         assert!(complete(&relay, &since).await.contains("meanwhile"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subscription_that_is_gone_after_a_break_is_made_again_and_soon_known_to_have_brought_all() {
+        let topic = Topic::new(7);
+        let member = topic.member("vm-0");
+        let relay = relay_of(member.clone(), 0);
+        let _path = tokio::spawn(keep(Arc::clone(&relay), CancellationToken::new()));
+        let (other, _other_path) = start(&topic, 1);
+        sleep(CATCH_UP).await;
+        let since = cursor();
+        member.set_link(Link::Cut);
+        topic.remove("vm-0");
+        publish(&other, "meanwhile").await;
+        member.set_link(Link::Up);
+        assert!(complete(&relay, &since).await.contains("meanwhile"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_subscription_that_a_late_request_made_proves_nothing() {
+        let mut latest = Duration::ZERO;
+        for seed in 0..20 {
+            let topic = Topic::new(seed);
+            let (relay, path) = start(&topic, 0);
+            let (other, other_path) = start(&topic, 1);
+            sleep(CATCH_UP).await;
+            let since = cursor();
+            topic.set_weather(Weather { slow: 100, ..Weather::default() });
+            topic.remove("vm-0");
+            publish(&other, "meanwhile").await;
+            let begun = Instant::now();
+            let late = Bus::Stormy(topic.member("vm-0"));
+            let _late = late.join(Join::Resume, clock::now_micros()).await;
+            loop {
+                let told = greeting(&relay, &since);
+                if told.contains(r#""complete":true"#) {
+                    assert!(told.contains("meanwhile"), "seed {seed}, after {:?}: {told}", begun.elapsed());
+                    break;
+                }
+                assert!(begun.elapsed() < 2 * LATE_PAST, "seed {seed}: {told}");
+                sleep(Duration::from_millis(100)).await;
+            }
+            latest = latest.max(begun.elapsed());
+            path.abort();
+            other_path.abort();
+        }
+        assert!(latest > Duration::from_secs(30), "the past was late: {latest:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_short_break_it_is_soon_known_what_came_meanwhile_over_the_same_connection() {
+        let topic = Topic::new(7);
+        let member = topic.member("vm-0");
+        let relay = relay_of(member.clone(), 0);
+        let _path = tokio::spawn(keep(Arc::clone(&relay), CancellationToken::new()));
+        let (other, _other_path) = start(&topic, 1);
+        sleep(CATCH_UP).await;
+        let since = cursor();
+        member.set_link(Link::Cut);
+        publish(&other, "meanwhile").await;
+        member.set_link(Link::Up);
+        let begun = Instant::now();
+        assert!(complete(&relay, &since).await.contains("meanwhile"));
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        assert_eq!(member.reconnected(), 0);
+        member.set_link(Link::Hung);
+        sleep(3 * PATIENCE).await;
+        assert!(member.reconnected() > 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mark_is_tried_for_a_while_where_that_can_help() {
+        let member = Topic::new(7).member("vm-0");
+        let relay = relay_of(member.clone(), 0);
+        let begun = Instant::now();
+        for (cause, past) in [(Cause::Missing, Past::In), (Cause::Denied, Past::Unmarked)] {
+            member.set_link(Link::Mute(cause));
+            assert_eq!(mark(&relay).await, past);
+        }
+        assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
+        member.set_link(Link::Mute(Cause::NoAnswer));
+        assert_eq!(mark(&relay).await, Past::Unmarked);
+        let again = tokio::spawn(async move {
+            sleep(Duration::from_secs(2)).await;
+            member.set_link(Link::Up);
+        });
+        assert_eq!(mark(&relay).await, Past::Marked);
+        again.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 //! deliveries, connections that break or hang, confirmations that get lost. For the model test.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -71,8 +72,10 @@ pub enum Link {
     Cut,
     /// No call is answered as long as it is so.
     Hung,
-    /// All is well, but what is published is refused.
-    Mute,
+    /// Calls are done, but their answers are lost, and the stream breaks.
+    Unanswered,
+    /// All is well, but what is published is refused, for this reason.
+    Mute(Cause),
 }
 
 /// One process's access.
@@ -81,6 +84,9 @@ pub struct Member {
     topic: Topic,
     name: String,
     link: Arc<Mutex<Link>>,
+    reconnected: Arc<AtomicUsize>,
+    /// Up to where it is to be told that nothing was kept.
+    forgotten: Arc<Mutex<Option<i64>>>,
 }
 
 impl Topic {
@@ -97,7 +103,13 @@ impl Topic {
     }
 
     pub fn member(&self, name: &str) -> Member {
-        Member { topic: self.clone(), name: name.into(), link: Arc::new(Mutex::new(Link::Up)) }
+        Member {
+            topic: self.clone(),
+            name: name.into(),
+            link: Arc::new(Mutex::new(Link::Up)),
+            reconnected: Arc::default(),
+            forgotten: Arc::default(),
+        }
     }
 
     /// All that was published, and when (µs).
@@ -171,6 +183,24 @@ impl Member {
         self.topic.0.changed.notify_waiters();
     }
 
+    /// How often it asked for a new connection.
+    pub fn reconnected(&self) -> usize {
+        self.reconnected.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn reconnect(&self) {
+        self.reconnected.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It is found that the topic kept nothing up to there (µs).
+    pub fn find_forgotten(&self, until: i64) {
+        *self.forgotten.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+
+    pub(super) fn forgotten(&self) -> Option<i64> {
+        self.forgotten.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     fn link(&self) -> Link {
         *self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -181,11 +211,16 @@ impl Member {
         loop {
             let changed = self.topic.0.changed.notified();
             match self.link() {
-                Link::Up | Link::Mute => return Ok(()),
+                Link::Up | Link::Unanswered | Link::Mute(_) => return Ok(()),
                 Link::Cut => return Err(BusError::new("the connection is cut")),
                 Link::Hung => changed.await,
             }
         }
+    }
+
+    /// Once a call is done.
+    fn answered(&self) -> Result<(), BusError> {
+        if self.link() == Link::Unanswered { Err(BusError::new("the answer is lost")) } else { Ok(()) }
     }
 
     pub(super) async fn join(&self, how: Join, since: i64) -> Result<Inbox, BusError> {
@@ -207,6 +242,8 @@ impl Member {
         } else {
             state.seek(&self.name, since);
         }
+        drop(state);
+        self.answered()?;
         Ok(Inbox { member: self.clone(), was_there: there.is_some() })
     }
 
@@ -214,7 +251,7 @@ impl Member {
         self.reach().await?;
         self.topic.state().seek(&self.name, since);
         self.topic.0.changed.notify_waiters();
-        Ok(())
+        self.answered()
     }
 
     pub(super) fn publish(
@@ -223,7 +260,8 @@ impl Member {
     ) -> impl Future<Output = Result<(), BusError>> + Send + use<> {
         let member = self.clone();
         let mut confirmed = false;
-        if self.link() == Link::Up {
+        let cause = if let Link::Mute(cause) = self.link() { cause } else { Cause::Other };
+        if matches!(self.link(), Link::Up | Link::Unanswered) {
             let mut state = self.topic.state();
             let index = state.log.len();
             state.log.push((message, clock::now_micros()));
@@ -231,19 +269,19 @@ impl Member {
             for name in names {
                 state.deliver(&name, index, Duration::ZERO);
             }
-            confirmed = state.rng.u8(..100) >= state.weather.unconfirmed;
+            confirmed = self.link() == Link::Up && state.rng.u8(..100) >= state.weather.unconfirmed;
             self.topic.0.changed.notify_waiters();
         }
         async move {
             member.reach().await?;
-            if confirmed { Ok(()) } else { Err(BusError::new("there was no confirmation")) }
+            if confirmed { Ok(()) } else { Err(BusError::new("there was no confirmation").because(cause)) }
         }
     }
 
     pub(super) async fn leave(&self) -> Result<(), BusError> {
         self.reach().await?;
         self.topic.state().subscriptions.remove(&self.name);
-        Ok(())
+        self.answered()
     }
 }
 
@@ -263,12 +301,12 @@ impl Inbox {
             let changed = topic.0.changed.notified();
             let mut due = Instant::now() + Duration::from_secs(3600);
             match self.member.link() {
-                Link::Cut => return Err(BusError::new("the stream is cut")),
+                Link::Cut | Link::Unanswered => return Err(BusError::new("the stream is cut")),
                 Link::Hung => {}
-                Link::Up | Link::Mute if self.is_gone() => {
+                Link::Up | Link::Mute(_) if self.is_gone() => {
                     return Err(BusError::new("no such subscription").because(Cause::Missing));
                 }
-                Link::Up | Link::Mute => match self.take() {
+                Link::Up | Link::Mute(_) => match self.take() {
                     Err(next) => due = next.unwrap_or(due),
                     Ok(delivery) => return Ok(delivery),
                 },
