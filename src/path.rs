@@ -670,6 +670,7 @@ pub fn farewell(relay: &Relay) -> impl Future<Output = ()> + Send + use<> {
 #[cfg(test)]
 mod tests {
     use tokio::task::JoinHandle;
+    use tokio::time::sleep_until;
 
     use super::*;
     use crate::auth::Visitor;
@@ -679,6 +680,7 @@ mod tests {
     use crate::cursor::Cursor;
     use crate::event::{Event, Kind, Sequence};
     use crate::metrics::Format;
+    use crate::shard::Command;
     use crate::vm;
 
     fn relay(topic: &Topic, vm: usize) -> Arc<Relay> {
@@ -789,9 +791,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_new_vm_proves_nothing_before_the_topic_brings_the_past_however_late_that_is() {
-        for troubles in
-            [&[][..], &[(3, Link::Cut)], &[(0, Link::Unanswered)], &[(0, Link::Unanswered), (3, Link::Cut)]]
-        {
+        const CUT: (Duration, Link) = (Duration::from_secs(3), Link::Cut);
+        // Between its mark and the answer to its join.
+        const UNANSWERED: (Duration, Link) = (Duration::from_millis(15), Link::Unanswered);
+        for troubles in [&[][..], &[CUT], &[UNANSWERED], &[UNANSWERED, CUT]] {
             let mut latest = Duration::ZERO;
             for seed in 0..20 {
                 latest = latest.max(past_of_a_new_vm(seed, troubles).await);
@@ -800,9 +803,9 @@ mod tests {
         }
     }
 
-    /// After how long a new VM tells that it has all of it; never before it has. At those seconds of its life its
-    /// link is so for a second.
-    async fn past_of_a_new_vm(seed: u64, troubles: &[(u64, Link)]) -> Duration {
+    /// After how long a new VM tells that it has all of it; never before it has. From those times on its link is
+    /// so for a second.
+    async fn past_of_a_new_vm(seed: u64, troubles: &'static [(Duration, Link)]) -> Duration {
         let topic = Topic::new(seed);
         let since = cursor();
         // One that nobody remembers any more.
@@ -818,13 +821,16 @@ mod tests {
         let member = topic.member("vm-1");
         let relay = relay_of(member.clone(), 1);
         let path = tokio::spawn(keep(Arc::clone(&relay), CancellationToken::new()));
-        let (begun, mut troubles) = (Instant::now(), troubles.iter().peekable());
-        loop {
-            if let Some((_, link)) = troubles.next_if(|(second, _)| begun.elapsed().as_secs() == *second) {
+        let begun = Instant::now();
+        tokio::spawn(async move {
+            for (after, link) in troubles {
+                sleep_until(begun + *after).await;
                 member.set_link(*link);
                 sleep(Duration::from_secs(1)).await;
                 member.set_link(Link::Up);
             }
+        });
+        loop {
             sleep(Duration::from_millis(100)).await;
             let told = greeting(&relay, &since);
             if told.contains(r#""complete":true"#) {
@@ -914,13 +920,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_subscription_that_is_gone_is_made_again_and_soon_known_to_have_brought_all() {
         let topic = Topic::new(7);
-        let (relay, _path) = start(&topic, 0);
+        let member = topic.member("vm-0");
+        let relay = relay_of(member.clone(), 0);
+        let _path = tokio::spawn(keep(Arc::clone(&relay), CancellationToken::new()));
         let (other, _other_path) = start(&topic, 1);
         sleep(CATCH_UP).await;
         let since = cursor();
         topic.remove("vm-0");
         publish(&other, "meanwhile").await;
         assert!(complete(&relay, &since).await.contains("meanwhile"));
+        assert_eq!(member.reconnected(), 0, "it is known from the start to be gone");
     }
 
     #[tokio::test(start_paused = true)]
@@ -951,6 +960,9 @@ mod tests {
             topic.set_weather(Weather { slow: 100, ..Weather::default() });
             topic.remove("vm-0");
             publish(&other, "meanwhile").await;
+            // Nobody who is left knows of it.
+            other_path.abort();
+            vm::leave(&other).await;
             let late = Bus::Stormy(topic.member("vm-0"));
             let _late = late.join(Join::Resume, clock::now_micros()).await;
             let begun = Instant::now();
@@ -967,9 +979,72 @@ mod tests {
             }
             latest = latest.max(begun.elapsed());
             path.abort();
-            other_path.abort();
         }
         assert!(latest > Duration::from_secs(30), "the past was late: {latest:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_lent_to_a_killed_process_may_come_late() {
+        let topic = Topic::new(7);
+        let (_killed, path) = start(&topic, 0);
+        sleep(CATCH_UP).await;
+        let since = cursor();
+        path.abort();
+        let (relay, _path) = start(&topic, 0);
+        let doubt = relay.config.beacon_interval + Duration::from_secs(15);
+        sleep(doubt - Duration::from_secs(1)).await;
+        assert_eq!(relay.health.phase(), Phase::Ready);
+        assert!(greeting(&relay, &since).contains(r#""complete":false"#));
+        sleep(Duration::from_secs(2)).await;
+        assert!(greeting(&relay, &since).contains(r#""complete":true"#));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_all_up_to_a_break_that_is_longer_than_the_window_is_told() {
+        let topic = Topic::new(7);
+        let member = topic.member("vm-0");
+        let relay = relay_of(member.clone(), 0);
+        let _path = tokio::spawn(keep(Arc::clone(&relay), CancellationToken::new()));
+        let gaps = || {
+            let commands = relay.shards[0].waiting();
+            let told = commands.into_iter().filter_map(|command| match command {
+                Command::Tell(_, frame) => Some(String::from_utf8_lossy(&frame.payload()).into_owned()),
+                _ => None,
+            });
+            told.filter(|told| told.contains(r#""reason":"gap""#)).count()
+        };
+        sleep(CATCH_UP).await;
+        let mut seated = None;
+        relay.join(None, &[], Visitor::default(), |member, _| seated = Some(member));
+        let window = relay.config.history.age;
+        for (seconds, told) in [(window.as_secs() / 2, 0), (window.as_secs() + 60, 1)] {
+            member.set_link(Link::Cut);
+            sleep(Duration::from_secs(seconds)).await;
+            member.set_link(Link::Up);
+            sleep(2 * CATCH_UP).await;
+            assert_eq!((relay.health.phase(), gaps()), (Phase::Ready, told), "after {seconds} s");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_topic_has_not_kept_is_not_awaited() {
+        let topic = Topic::new(7);
+        topic.set_weather(Weather { slow: 100, ..Weather::default() });
+        let member = topic.member("vm-0");
+        let relay = relay_of(member.clone(), 0);
+        let since = cursor();
+        sleep(Duration::from_secs(5)).await;
+        let _path = tokio::spawn(keep(Arc::clone(&relay), CancellationToken::new()));
+        sleep(Duration::from_secs(1)).await;
+        let now = cursor();
+        // What is found first lies further back than what it waits for.
+        for until in [clock::now_micros() - 2 * micros(LATE_PAST), clock::now_micros()] {
+            assert!(greeting(&relay, &now).contains(r#""complete":false"#), "it still waits for its mark");
+            member.find_forgotten(until);
+            sleep(2 * TICK).await;
+        }
+        assert!(greeting(&relay, &now).contains(r#""complete":true"#));
+        assert!(greeting(&relay, &since).contains(r#""complete":false,"reason":"too_old""#));
     }
 
     #[tokio::test(start_paused = true)]
