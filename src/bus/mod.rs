@@ -265,8 +265,10 @@ impl Inbox {
     /// Why what was asked for of before the join will not come, if it will not.
     pub fn not_sought(&self) -> Option<&BusError> {
         match self {
+            Self::Memory(_) => None,
             Self::PubSub(inbox) => inbox.not_sought.as_ref(),
-            _ => None,
+            #[cfg(test)]
+            Self::Stormy(inbox) => inbox.not_sought.as_ref(),
         }
     }
 

@@ -30,6 +30,7 @@ struct State {
     weather: Weather,
     /// Nothing is kept for subscriptions that are still to be made.
     forgets: bool,
+    refuses_seeks: bool,
     log: Vec<(Message, i64)>,
     subscriptions: BTreeMap<String, Subscription>,
     /// Counts deliveries, so that two of one moment have an order.
@@ -95,6 +96,7 @@ impl Topic {
             rng: Rng::with_seed(seed),
             weather: Weather::default(),
             forgets: false,
+            refuses_seeks: false,
             log: Vec::new(),
             subscriptions: BTreeMap::new(),
             count: 0,
@@ -125,6 +127,10 @@ impl Topic {
     pub fn remove(&self, name: &str) {
         self.state().subscriptions.remove(name);
         self.0.changed.notify_waiters();
+    }
+
+    pub fn refuse_seeks(&self, refuse: bool) {
+        self.state().refuses_seeks = refuse;
     }
 
     pub fn keep_nothing(&self) {
@@ -236,7 +242,10 @@ impl Member {
         let begins = state.log.len();
         let new = || Subscription { begins, ..Subscription::default() };
         state.subscriptions.entry(self.name.clone()).or_insert_with(new);
-        if there == Some(false) {
+        let not_sought = state.refuses_seeks.then(|| BusError::new("it may not seek"));
+        if not_sought.is_some() {
+            // What there was goes on.
+        } else if there == Some(false) {
             // A slow seek on what was there before is what `complete` can't know.
             state.wind_back(&self.name, since);
         } else {
@@ -244,12 +253,17 @@ impl Member {
         }
         drop(state);
         self.answered()?;
-        Ok(Inbox { member: self.clone(), was_there: there.is_some() })
+        Ok(Inbox { member: self.clone(), was_there: there.is_some(), not_sought })
     }
 
     pub(super) async fn seek(&self, since: i64) -> Result<(), BusError> {
         self.reach().await?;
-        self.topic.state().seek(&self.name, since);
+        let mut state = self.topic.state();
+        if state.refuses_seeks {
+            return Err(BusError::new("it may not seek"));
+        }
+        state.seek(&self.name, since);
+        drop(state);
         self.topic.0.changed.notify_waiters();
         self.answered()
     }
@@ -288,6 +302,7 @@ impl Member {
 pub struct Inbox {
     member: Member,
     was_there: bool,
+    pub(super) not_sought: Option<BusError>,
 }
 
 impl Inbox {
