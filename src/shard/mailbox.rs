@@ -198,3 +198,20 @@ impl Wake for Outbox {
         self.mailbox.send(Command::Ready(self.id));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::metrics::histogram::Histogram;
+
+    use super::*;
+
+    #[test]
+    fn small_parts_are_one_and_large_ones_are_not_copied() {
+        let histogram = Histogram::new([]);
+        for (length, parts) in [(SMALL / 2, 1), (SMALL / 2 + 1, 2)] {
+            let told = vec![Bytes::from(vec![b'x'; length]); 2];
+            let message = Message::refresh(told, Stopwatch::since(0, &histogram));
+            assert_eq!((message.length(), message.parts.len()), (2 * length, parts));
+        }
+    }
+}
