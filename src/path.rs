@@ -728,12 +728,12 @@ mod tests {
         }
     }
 
-    /// The second event of a process whose first nobody publishes.
-    async fn miss_one(topic: &Topic) {
-        let sequence = Sequence { started: 1, number: 2, first: 1, first_at: clock::now_millis() };
+    /// The event with that number of a process that tells nothing else.
+    async fn tell_one(topic: &Topic, number: u64, id: &str) {
+        let sequence = Sequence { started: 1, number, first: 1, first_at: clock::now_millis() };
         let other = relay_of(topic.member("vm-1"), 1);
         let data = serde_json::value::to_raw_value(&()).unwrap();
-        let event = Event { sequence, ..other.event(Kind::Alert, None, data, None, "s".into()) };
+        let event = Event { sequence, ..other.event(Kind::Alert, None, data, Some(id.into()), "s".into()) };
         other.bus.publish(Message { data: Told::Event(event).encode(), ..Message::default() }).await.unwrap();
     }
 
@@ -788,7 +788,9 @@ mod tests {
         // Nothing else comes either.
         assert!(wrong(&path, begun).is_none());
         sleep_until(begun + PATIENCE).await;
+        *path.trouble() = Some("it may not".into());
         assert!(wrong(&path, begun).is_none());
+        *path.trouble() = None;
         sleep(moment).await;
         assert!(wrong(&path, begun).unwrap().0);
         // Others are heard: it may be behind a backlog, or not be taken.
@@ -798,7 +800,10 @@ mod tests {
         let (is_dead, why) = wrong(&path, now).unwrap();
         assert!(!is_dead && why.ends_with("; it may not"), "{why}");
         assert!(wrong(&path, now).is_none(), "said once");
-        sleep_until(begun + BACKLOG_PATIENCE + moment).await;
+        path.joined.backlog = begun;
+        sleep_until(begun + BACKLOG_PATIENCE).await;
+        assert!(wrong(&path, Instant::now()).is_none());
+        sleep(moment).await;
         for (quiet, is_dead) in [(PATIENCE, false), (PATIENCE + moment, true)] {
             path.joined.backlog = Instant::now() - quiet;
             assert_eq!(wrong(&path, Instant::now()).is_some_and(|(is_dead, _)| is_dead), is_dead);
@@ -985,7 +990,7 @@ mod tests {
         let (relay, _path) = start(&topic, 0);
         sleep(2 * CATCH_UP).await;
         let since = cursor();
-        miss_one(&topic).await;
+        tell_one(&topic, 2, "the second").await;
         let searches = || {
             let figures = relay.figures(Format::Plain);
             let count = |cause: &str| {
@@ -1065,15 +1070,12 @@ mod tests {
         for seed in 0..10 {
             let topic = Topic::new(seed);
             let (relay, path) = start(&topic, 0);
-            let (other, other_path) = start(&topic, 1);
             sleep(CATCH_UP).await;
             let since = cursor();
             topic.set_weather(Weather { slow: 100, ..Weather::default() });
             topic.remove("vm-0");
-            publish(&other, "meanwhile").await;
-            // Nobody who is left knows of it.
-            other_path.abort();
-            vm::leave(&other).await;
+            // Nobody else knows of it.
+            tell_one(&topic, 1, "meanwhile").await;
             let late = Bus::Stormy(topic.member("vm-0"));
             let _late = late.join(Join::Resume, clock::now_micros()).await;
             let begun = Instant::now();
@@ -1160,6 +1162,15 @@ mod tests {
         topic.refuse_seeks(false);
         break_off().await;
         assert!(greeting(&relay, &after).contains(r#""complete":true"#));
+        // Also where it is lost again before it was of use.
+        topic.refuse_seeks(true);
+        member.set_link(Link::Cut);
+        sleep(Duration::from_secs(1)).await;
+        member.set_link(Link::Mute(Cause::Other));
+        sleep(Duration::from_secs(5)).await;
+        topic.refuse_seeks(false);
+        break_off().await;
+        assert!(greeting(&relay, &cursor()).contains(r#""complete":true"#));
 
         // A new one knows nothing of before, and does not wait for it.
         topic.refuse_seeks(true);
@@ -1168,6 +1179,31 @@ mod tests {
         assert_eq!(new.health.phase(), Phase::Ready);
         assert!(greeting(&new, &after).contains(r#""complete":false,"reason":"too_old""#));
         assert!(greeting(&new, &cursor()).contains(r#""complete":true"#));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_heard_no_more_speaks_over_a_new_connection_and_goes_on_hearing() {
+        let topic = Topic::new(7);
+        let member = topic.member("vm-0");
+        let relay = relay_of(member.clone(), 0);
+        let _path = tokio::spawn(keep(Arc::clone(&relay), CancellationToken::new()));
+        let (other, _other_path) = start(&topic, 1);
+        sleep(CATCH_UP).await;
+        let since = cursor();
+        member.set_link(Link::Mute(Cause::Denied));
+        let begun = Instant::now();
+        while relay.health.phase() == Phase::Ready {
+            assert!(begun.elapsed() < 2 * relay.config.beacon_interval + PATIENCE);
+            publish(&other, "meanwhile").await;
+        }
+        let (heard, reconnected) = (relay.history_len(), member.reconnected());
+        assert_eq!(reconnected, 1);
+        publish(&other, "still heard").await;
+        assert!(greeting(&relay, &since).contains("still heard"));
+        assert_eq!(relay.history_len(), heard + 1);
+        member.set_link(Link::Up);
+        sleep(Duration::from_secs(5)).await;
+        assert_eq!((relay.health.phase(), member.reconnected()), (Phase::Ready, reconnected));
     }
 
     #[tokio::test(start_paused = true)]
