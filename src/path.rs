@@ -817,7 +817,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn beacons_come_after_silence_for_who_asks_and_when_sockets_came() {
-        let mut path = Path::new(relay(&Topic::new(7), 0));
+        let topic = Topic::new(7);
+        let mut path = Path::new(relay(&topic, 0));
         assert!(path.is_due(Instant::now()), "the first");
         path.send();
         path.awaited = None;
@@ -845,8 +846,48 @@ mod tests {
         sleep(interval - moment).await;
         let now = Instant::now();
         assert!(!path.is_due(now - interval) && path.is_due(now - interval - moment));
+        // Of many, one breaks it for all.
+        let mut inbox = path.relay.bus.join(Join::Resume, clock::now_micros()).await.unwrap();
+        path.relay.bus.publish(message(beacon(&relay(&topic, 1)))).await.unwrap();
+        while knows(&path.relay) == 0 {
+            path.relay.receive(inbox.next().await.unwrap());
+        }
+        path.send();
+        path.awaited = None;
+        path.last.as_mut().unwrap().share = 1.0;
+        sleep(interval - moment).await;
+        let now = Instant::now();
+        assert!(
+            !path.is_due(now - interval - SLACK_EACH) && path.is_due(now - interval - SLACK_EACH - moment)
+        );
         sleep(moment).await;
         assert!(path.is_due(Instant::now()), "but each speaks in time");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_beacon_tells_what_others_need() {
+        let topic = Topic::new(7);
+        let mut path = Path::new(relay(&topic, 0));
+        let mut inbox = path.relay.bus.join(Join::Resume, clock::now_micros()).await.unwrap();
+        tell_one(&topic, 1, "of one that is gone").await;
+        path.relay.receive(inbox.next().await.unwrap());
+        let mut seated = None;
+        path.relay.join(None, &[], Visitor::default(), |member, _| seated = Some(member));
+        path.round_trip = Some(Duration::from_millis(30));
+        path.send();
+        path.joined.proven = true;
+        path.send();
+        let told = topic.log().into_iter().filter_map(|(message, _)| match Told::decode(&message.data) {
+            Ok(Told::Beacon(beacon)) => Some(beacon),
+            _ => None,
+        });
+        for (beacon, (beat, asking)) in told.zip([(1, true), (2, false)]) {
+            assert_eq!(
+                (beacon.beat, beacon.asking, beacon.clients, beacon.round_trip_ms),
+                (beat, asking, 1, Some(30))
+            );
+            assert_eq!(beacon.heard.len(), 1);
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -1247,6 +1288,8 @@ mod tests {
         let relay = relay_of(member.clone(), 0);
         let _path = tokio::spawn(keep(Arc::clone(&relay), CancellationToken::new()));
         let (other, _other_path) = start(&topic, 1);
+        sleep(Duration::from_secs(2)).await;
+        assert_eq!(relay.health.phase(), Phase::Ready);
         sleep(CATCH_UP).await;
         let since = cursor();
         member.set_link(Link::Cut);
