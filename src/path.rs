@@ -865,6 +865,31 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn one_that_lacks_something_is_of_use_ten_seconds_later() {
+        let topic = Topic::new(7);
+        tell_one(&topic, 2, "the second").await;
+        let (relay, _path) = start(&topic, 0);
+        sleep(CATCH_UP - TICK).await;
+        assert_eq!((relay.history_len(), relay.health.phase()), (1, Phase::Starting));
+        sleep(2 * TICK).await;
+        assert_eq!(relay.health.phase(), Phase::Ready);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_looks_less_often_when_nobody_waits_for_it() {
+        let mut path = Path::new(relay(&Topic::new(7), 0));
+        path.joined.proven = true;
+        path.relay.health.ready();
+        let mut tick = ticks(QUICK_TICK);
+        path.joined.past = Past::Marked;
+        path.settle(&mut tick);
+        assert_eq!(tick.period(), QUICK_TICK);
+        path.joined.past = Past::In;
+        path.settle(&mut tick);
+        assert_eq!(tick.period(), TICK);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_beacon_tells_what_others_need() {
         let topic = Topic::new(7);
         let mut path = Path::new(relay(&topic, 0));
