@@ -225,6 +225,31 @@ mod tests {
     }
 
     #[test]
+    fn memberships_are_bounded_for_all_together_and_given_back() {
+        const EACH: usize = 64;
+        let (mut hub, _shards) = hub();
+        // As long as makes a round number of them.
+        let channel = |number: usize| Channel::new(&format!("{number:064}")).unwrap();
+        let most = MOST_MEMBERSHIPS / (MEMBERSHIP + 64);
+        for number in 0..most {
+            let name = (number / EACH).to_string();
+            if number % EACH == 0 {
+                hub.join(name.clone().into(), None);
+            }
+            assert_eq!(hub.subscribe(&name, &channel(number), EACH), Ok(()), "{number}");
+        }
+        assert_eq!(hub.subscribe("b", &channel(0), EACH), Err(Crowded::Vm));
+        assert!(hub.unsubscribe("0", &channel(0)));
+        assert_eq!(hub.subscribe("b", &channel(1), EACH), Ok(()));
+        assert_eq!(hub.subscribe("c", &channel(1), EACH), Err(Crowded::Vm));
+        hub.leave("1");
+        for number in 0..EACH {
+            assert_eq!(hub.subscribe("c", &channel(number), EACH), Ok(()), "{number}");
+        }
+        assert_eq!(hub.subscribe("a", &channel(1), EACH), Err(Crowded::Vm));
+    }
+
+    #[test]
     fn a_watch_goes_to_each_shard_with_somebody_who_hears() {
         let (mut hub, shards) = hub();
         let [channel, empty] = ["c", "d"].map(|name| Channel::new(name).unwrap());

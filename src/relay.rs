@@ -753,6 +753,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn one_that_does_not_say_how_far_it_is_is_waited_for_until_it_is_taken_for_dead() {
+        let (relay, mut inbox) = relay().await;
+        relay.bus.publish(beacon(1, 1)).await.unwrap();
+        relay.receive(inbox.next().await.unwrap());
+        relay.tend_ledger();
+        let ago = clock::now_micros() - relay.heard_until().unwrap();
+        let patience = micros(relay.config.beacon_interval.mul_f64(4.5));
+        assert!((patience..patience + 1_000_000).contains(&ago), "{ago} µs");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_hole_is_counted_and_filled_by_a_seek() {
         let (relay, mut inbox) = relay().await;
         let since = Cursor { topic: relay.bus.tag(), at: clock::now_micros() }.to_string();

@@ -730,12 +730,39 @@ async fn a_newcomer_may_be_told_all_that_the_history_has_room_for() {
 #[tokio::test]
 async fn one_that_would_have_to_read_too_much_before_it_is_closed_is_left() {
     let (world, mut shard) = World::by_hand().await;
-    let client = world.narrow_client().await;
-    client.outbox.push(refresh(&Bytes::from(vec![b'x'; MOST_KEPT + 1])));
+    let clients = [world.narrow_client().await, world.narrow_client().await];
+    for (client, bytes) in clients.iter().zip([MOST_KEPT + 1, MOST_KEPT / 4]) {
+        client.outbox.push(refresh(&Bytes::from(vec![b'x'; bytes])));
+    }
     shard.tended -= SOON;
     shard.round();
-    assert_eq!(shard.sockets.len(), 0);
-    assert!(world.relay.find(&client.client_id).is_none());
+    assert_eq!(shard.sockets.len(), 1);
+    assert!(world.relay.find(&clients[0].client_id).is_none());
+}
+
+#[tokio::test]
+async fn what_was_taken_is_kept_no_longer() {
+    const LENGTH: usize = MOST_KEPT / 4;
+    let (world, mut shard) = World::by_hand().await;
+    let mut client = world.narrow_client().await;
+    let some = 64 << 10;
+    let keeps = |shard: &Shard, bytes| (bytes..bytes + some).contains(&shard.sockets[0].socket.keeps());
+    for _ in 0..2 {
+        client.outbox.push(refresh(&Bytes::from(vec![b'x'; LENGTH])));
+    }
+    shard.round();
+    assert!(keeps(&shard, 2 * LENGTH));
+    assert_eq!(served(&mut shard, client.frame()).await.1.len(), LENGTH);
+    assert!(keeps(&shard, LENGTH));
+    // Small ones take more than their bytes.
+    for _ in 0..2_000 {
+        client.outbox.push(Frame::text(b"x"));
+    }
+    shard.round();
+    while !shard.commands.is_empty() {
+        shard.round();
+    }
+    assert!(shard.sockets[0].socket.keeps() > LENGTH + 2 * some);
 }
 
 #[tokio::test]
