@@ -700,6 +700,7 @@ mod tests {
     use super::*;
     use crate::bus::{Inbox, Join, Message};
     use crate::event::Letter;
+    use crate::metrics::Format;
     use crate::shard::Command;
     use crate::vm;
 
@@ -761,6 +762,28 @@ mod tests {
         let ago = clock::now_micros() - relay.heard_until().unwrap();
         let patience = micros(relay.config.beacon_interval.mul_f64(4.5));
         assert!((patience..patience + 1_000_000).contains(&ago), "{ago} µs");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_sent_an_alert_is_told_that_it_was_heard() {
+        let (relay, mut inbox) = relay().await;
+        let alert = event(1, r#""asked""#).data;
+        let alert = String::from_utf8(alert.to_vec()).unwrap();
+        let alert = alert.replace("other", "9080e6f3a00001").replacen(
+            "\"data\"",
+            "\"wantsReceipt\":true,\"data\"",
+            1,
+        );
+        for message in [beacon(1, 1), Message { data: alert.into(), ..Message::default() }] {
+            relay.bus.publish(message).await.unwrap();
+            relay.receive(inbox.next().await.unwrap());
+        }
+        relay.tend_receipts();
+        let told = inbox.next().await.unwrap().message;
+        assert_eq!(told.to.as_deref(), Some("9080e6f3a00001"));
+        let Ok(Told::Receipts(told)) = Told::decode(&told.data) else { panic!("no receipts") };
+        assert_eq!(told.receipts[0].event_id, "asked");
+        assert!(relay.figures(Format::Plain).contains("alien_alert_ready 1\n"));
     }
 
     #[tokio::test(start_paused = true)]
