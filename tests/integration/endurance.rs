@@ -87,6 +87,7 @@ async fn a_vm_is_after_all_that_what_it_was_before() {
         vms[number] = Vm::spawn_on(&host, REGIONS[number], &more).await;
         vms[number].ready().await;
         restarts += 1;
+        println!("{:.0?}: {} kB", begun.elapsed(), vms[0].pss() / 1024);
         let next = Instant::now() + time / 20;
         while Instant::now() < next {
             sleep(Duration::from_millis(500)).await;

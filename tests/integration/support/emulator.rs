@@ -156,7 +156,7 @@ fn spawn_by(words: &[OsString], host: &str, port: u16) -> Child {
     Command::new(words.next().unwrap())
         .args(words)
         // It is started often and lives for seconds: not worth much compiling.
-        .args(["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-jar"])
+        .args(["-Xmx2g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-jar"])
         .arg(jar())
         .args([&format!("--host={host}"), &format!("--port={port}")])
         .stdout(Stdio::null())
