@@ -227,6 +227,8 @@ mod tests {
         pauses.pause(A, Duration::ZERO);
         pauses.pause(B, FLOOD_PAUSE);
         assert!(pauses.until().keys().eq([&B]));
+        pauses.pause(A, FLOOD_PAUSE);
+        assert!(pauses.left(A).is_some() && pauses.left(B).is_some(), "one's pause ends no other's");
     }
 
     #[test]
