@@ -5,7 +5,8 @@
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use alien_alert::auth::Visitor;
 use alien_alert::bus::{Bus, Join, Message};
@@ -167,9 +168,15 @@ async fn socket(relay: &Arc<Relay>, bus: &Bus, taker: Taker, early: &[u8], rest:
     let mut told = Vec::new();
     // The VM may end it before it has all.
     let _ = client.write_all(rest).await;
-    for _ in 0..20 {
+    let (mut quiet, begun) = (0, Instant::now());
+    while quiet < 20 && (!told.is_empty() || begun.elapsed() < PATIENCE) {
         sleep(Duration::from_millis(10)).await;
-        while client.try_read_buf(&mut told).is_ok_and(|bytes| bytes > 0) {}
+        // The clock is not the system's, which may need a moment.
+        thread::sleep(Duration::from_micros(20));
+        quiet += usize::from(!told.is_empty());
+        while client.try_read_buf(&mut told).is_ok_and(|bytes| bytes > 0) {
+            quiet = 0;
+        }
     }
     // Gone without a word; and without what the system else remembers of a connection for a minute.
     client.set_zero_linger().expect("a connection");

@@ -129,6 +129,10 @@ impl Topic {
         self.0.changed.notify_waiters();
     }
 
+    pub fn has(&self, name: &str) -> bool {
+        self.state().subscriptions.contains_key(name)
+    }
+
     pub fn refuse_seeks(&self, refuse: bool) {
         self.state().refuses_seeks = refuse;
     }
@@ -334,7 +338,7 @@ impl Inbox {
     }
 
     fn is_gone(&self) -> bool {
-        !self.member.topic.state().subscriptions.contains_key(&self.member.name)
+        !self.member.topic.has(&self.member.name)
     }
 
     /// What is due, or when something will be.

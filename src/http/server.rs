@@ -294,12 +294,12 @@ pub async fn answer<R: Reply + 'static>(
     routes: BoxedFilter<(R,)>,
     request: Request<Incoming>,
 ) -> Result<Response, Infallible> {
-    let defect = framing::defect(request.version(), request.headers());
+    let defect = framing::defect(request.version(), request.uri(), request.headers());
     // A target such as `example.org:443` has none, and is for proxies; warp expects one.
     let no_path = || request.uri().path_and_query().is_none().then_some(NO_PATH);
     let mut answer = if let Some(why) = defect.or_else(no_path) {
         let mut refused = error(StatusCode::BAD_REQUEST, ErrorCode::InvalidField, why);
-        // Where the next request begins is not certain.
+        // For some of these reasons it is not certain where the next request begins.
         refused.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         refused
     } else {

@@ -1,5 +1,5 @@
 //! The [`queue`] under loom: a few senders and the one receiver, in every order that threads and memory can
-//! have; and two of them behind the relay's lock, as a socket joins while events are told.
+//! have; and two of them behind one lock, as the relay has it, when a socket joins while events are told.
 //!
 //! loom, and not schedules by chance: what is shared is small enough to try all, and loom knows what
 //! `Relaxed` allows, which no run on x86-64 shows. A wake-up that is missed is a deadlock, which it tells of.
@@ -155,7 +155,7 @@ fn a_wait_that_is_given_up_takes_no_wake_up_along() {
     });
 }
 
-/// What the relay does under its lock, with two shards: who joins is told what there was and takes its place
+/// As the relay does it under its lock, with two shards: who joins is told what there was and takes its place
 /// behind it, and an event goes into the history and to every shard.
 #[test]
 fn who_joins_while_events_are_told_hears_each_once_and_in_order() {

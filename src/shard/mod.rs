@@ -92,8 +92,8 @@ const MUCH: usize = 8;
 const SOON: Duration = Duration::from_millis(5);
 const SELDOM: u32 = 10;
 
-/// Who took something so lately may be reading, though it has not read all: the later, the more likely. What
-/// the system takes at first for one that reads nothing is as much, but once.
+/// Who took something so lately may be reading, though it has not read all: the later, the more likely. The
+/// system takes some even for one that reads nothing, but only at first.
 const TAKING: Duration = Duration::from_secs(1);
 
 /// How finely time is kept.
@@ -594,8 +594,9 @@ impl Shard {
 
     /// Ends those for whom most is kept, until there is room again: for more than one, or many small ones would
     /// stay and each newcomer be the one too many. Those who take what they are told, if not all at once, are
-    /// the last, and of these the one that did so last. What several are told goes with the last of them; where
-    /// that is not enough, the next look ends more.
+    /// the last: after those that keep more than an equal share the others, and among each the latest to take
+    /// something at the end. What several are told goes with the last of them; where that is not enough, the
+    /// next look ends more.
     fn make_room(&mut self) {
         // What several are told is there once, and each has a part of it.
         let mut holders: HashMap<usize, usize, FxBuildHasher> = HashMap::default();
@@ -618,7 +619,7 @@ impl Shard {
             return;
         }
         let share = most / kept.len();
-        kept.sort_by_key(|(_, bytes, took)| (*took, Reverse(*bytes)));
+        kept.sort_by_key(|(_, bytes, took)| (*took > lately && *bytes <= share, *took, Reverse(*bytes)));
         for (id, bytes, _) in kept {
             if sum <= most / 4 * 3 {
                 return;

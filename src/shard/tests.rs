@@ -661,23 +661,28 @@ async fn who_takes_what_it_is_told_is_ended_after_those_who_take_nothing() {
 }
 
 #[tokio::test]
-async fn of_many_who_have_just_come_the_one_that_goes_on_taking_is_ended_last() {
+async fn of_those_who_have_just_come_one_that_takes_nothing_since_is_ended_first() {
     let (world, mut shard) = World::by_hand().await;
     let part = |tenths: usize| refresh(&Bytes::from(vec![b'x'; MOST_KEPT / 10 * tenths]));
-    let deaf = [world.narrow_client().await, world.narrow_client().await];
-    let mut reading = world.narrow_client().await;
-    reading.outbox.push(part(5));
-    deaf[0].outbox.push(part(4));
+    let (little, deaf) = (world.narrow_client().await, world.narrow_client().await);
+    let (mut reading, newcomer) = (world.narrow_client().await, world.narrow_client().await);
+    little.outbox.push(part(1));
     shard.round();
-    wind(&mut shard, TAKING / 2);
+    wind(&mut shard, TAKING / 4);
+    reading.outbox.push(part(5));
+    deaf.outbox.push(part(5));
+    shard.round();
+    wind(&mut shard, TAKING / 4);
     let mut some = vec![0; MOST_KEPT / 20];
     served(&mut shard, reading.stream.read_exact(&mut some)).await.unwrap();
-    deaf[1].outbox.push(part(2));
+    newcomer.outbox.push(part(1));
     shard.round();
     shard.tend();
-    assert!(world.relay.find(&reading.client_id).is_some(), "the most is kept for it");
-    assert!(world.relay.find(&deaf[0].client_id).is_none());
-    assert!(world.relay.find(&deaf[1].client_id).is_some(), "there is room again");
+    let is_there = |client: &Client| world.relay.find(&client.client_id).is_some();
+    assert!(!is_there(&deaf));
+    assert!(is_there(&reading), "as much is kept for it");
+    assert!(is_there(&little), "it took something longer ago, but hardly anything is kept for it");
+    assert!(is_there(&newcomer), "there is room again");
 }
 
 #[tokio::test]

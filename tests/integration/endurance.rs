@@ -111,8 +111,8 @@ async fn a_vm_is_after_all_that_what_it_was_before() {
 
     // What is taken for a moment, when many come back at once, does not count.
     let levels: Vec<f64> = memory.chunks(memory.len().div_ceil(LEVELS)).map(least).collect();
-    let (before, after) = (least(&levels[..2]), least(&levels[LEVELS - 2..]));
-    let apart = (time - warm).mul_f64((LEVELS - 2) as f64 / LEVELS as f64);
+    let (before, after) = (least(&levels[..2]), least(&levels[levels.len() - 2..]));
+    let apart = (time - warm).mul_f64(1.0 - 2.0 / levels.len() as f64);
     let slope = (after - before) / apart.as_secs_f64();
     println!(
         "{:.0?} with {restarts} restarts: {} alerts, each on {PAGES} pages; memory, the least in each eighth of the \

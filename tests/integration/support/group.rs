@@ -51,7 +51,7 @@ impl Group {
     fn new(controller: &str) -> Self {
         let old = Path::new("/sys/fs/cgroup").join(controller);
         let (root, names) = if old.is_dir() { (&*old, OLD) } else { (Path::new("/sys/fs/cgroup"), NEW) };
-        if names.most == NEW.most {
+        if !old.is_dir() {
             // Of version 2 a group has only what its parent gives away.
             let given = fs::write(root.join("cgroup.subtree_control"), format!("+{controller}"));
             given.unwrap_or_else(|error| panic!("the controller {controller} can't be had: {error}"));
@@ -100,7 +100,7 @@ impl Group {
     pub fn limit_memory(&self, bytes: u64) {
         self.set(self.names.most, bytes);
         // Else it would take the disk's.
-        if !self.is_old() && self.folder.join("memory.swap.max").exists() {
+        if self.folder.join("memory.swap.max").exists() {
             self.set("memory.swap.max", 0);
         }
     }
