@@ -672,7 +672,7 @@ async fn of_those_who_have_just_come_one_that_takes_nothing_since_is_ended_first
     reading.outbox.push(part(5));
     deaf.outbox.push(part(5));
     shard.round();
-    wind(&mut shard, TAKING / 4);
+    wind(&mut shard, TAKING / 2);
     let mut some = vec![0; MOST_KEPT / 20];
     served(&mut shard, reading.stream.read_exact(&mut some)).await.unwrap();
     newcomer.outbox.push(part(1));
