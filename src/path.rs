@@ -5,6 +5,7 @@
 //! connection stays silent for minutes without an error). So silence is probed with a beacon, and
 //! when that does not come back, the path is made anew, connections and subscription too.
 
+use std::mem;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -67,10 +68,11 @@ pub const LAST_JOIN: Duration = Duration::from_millis(500);
 pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
     let mut path = Path::new(relay);
     let (mut how, mut cause) = (Join::Resume, "start");
-    let mut is_remade = false;
+    let mut remake = false;
     while !stop.is_cancelled() {
         let relay = Arc::clone(&path.relay);
         relay.metrics.seeks.inc(cause);
+        let is_remade = mem::take(&mut remake);
         let heard = path.heard();
         if how != Join::Resume {
             // The subscription goes, with what it still held.
@@ -88,7 +90,7 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
             // Its subscription was made without a mark: the way came back after the mark was tried, or what was
             // to be taken up is gone. So it is made anew, once.
             Ok((inbox, Past::Unmarked)) if inbox.withheld().is_none() && !is_remade => {
-                (how, is_remade) = (Join::Afresh, true);
+                (how, remake) = (Join::Afresh, true);
                 continue;
             }
             Ok((inbox, past)) => select! {
@@ -99,7 +101,7 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
                     }
                     Broken::Incomplete => {
                         // At once: the ledger sees to it that this is seldom.
-                        (how, cause, is_remade) = (Join::Afresh, "overdue_anew", false);
+                        (how, cause) = (Join::Afresh, "overdue_anew");
                         continue;
                     }
                 },
@@ -113,7 +115,6 @@ pub async fn keep(relay: Arc<Relay>, stop: CancellationToken) {
                 error.to_string()
             }
         };
-        is_remade = false;
         cause = "broken";
         path.lose(broken);
         select! {
@@ -693,8 +694,15 @@ mod tests {
     }
 
     fn start(topic: &Topic, vm: usize) -> (Arc<Relay>, JoinHandle<()>) {
-        let relay = relay(topic, vm);
-        (Arc::clone(&relay), tokio::spawn(keep(relay, CancellationToken::new())))
+        let (_, relay, path) = start_linked(topic, vm);
+        (relay, path)
+    }
+
+    /// The same, with its link to the topic.
+    fn start_linked(topic: &Topic, vm: usize) -> (Member, Arc<Relay>, JoinHandle<()>) {
+        let member = topic.member(&format!("vm-{vm}"));
+        let relay = relay_of(member.clone(), vm);
+        (member, Arc::clone(&relay), tokio::spawn(keep(relay, CancellationToken::new())))
     }
 
     fn cursor() -> String {
@@ -726,6 +734,19 @@ mod tests {
             assert!(begun.elapsed() < LATE_PAST / 2, "{told}");
             sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// After how long what was published meanwhile is there. Until then it is not said that nothing is missing.
+    async fn honest_until_it_comes(relay: &Arc<Relay>, since: &str) -> Duration {
+        let begun = Instant::now();
+        let mut told = greeting(relay, since);
+        while !told.contains("meanwhile") {
+            assert!(!told.contains(r#""complete":true"#), "after {:?}: {told}", begun.elapsed());
+            assert!(begun.elapsed() < 3 * LATE_PAST, "{told}");
+            sleep(Duration::from_millis(100)).await;
+            told = greeting(relay, since);
+        }
+        begun.elapsed()
     }
 
     /// The event with that number of a process that tells nothing else.
@@ -1002,9 +1023,7 @@ mod tests {
         sleep(Duration::from_secs(5)).await;
 
         topic.set_weather(Weather { slow: 100, ..Weather::default() });
-        let member = topic.member("vm-1");
-        let relay = relay_of(member.clone(), 1);
-        let path = tokio::spawn(keep(Arc::clone(&relay), CancellationToken::new()));
+        let (member, relay, path) = start_linked(&topic, 1);
         let begun = Instant::now();
         tokio::spawn(async move {
             for (after, link) in troubles {
@@ -1084,9 +1103,7 @@ mod tests {
     async fn however_long_the_way_was_lost_it_is_soon_known_what_came_meanwhile() {
         for seconds in 20..40 {
             let topic = Topic::new(7);
-            let member = topic.member("vm-0");
-            let relay = relay_of(member.clone(), 0);
-            let path = tokio::spawn(keep(Arc::clone(&relay), CancellationToken::new()));
+            let (member, relay, path) = start_linked(&topic, 0);
             sleep(CATCH_UP).await;
             let since = cursor();
             member.set_link(Link::Hung);
@@ -1104,9 +1121,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_subscription_that_is_gone_is_made_again_and_soon_known_to_have_brought_all() {
         let topic = Topic::new(7);
-        let member = topic.member("vm-0");
-        let relay = relay_of(member.clone(), 0);
-        let _path = tokio::spawn(keep(Arc::clone(&relay), CancellationToken::new()));
+        let (member, relay, _path) = start_linked(&topic, 0);
         let (other, _other_path) = start(&topic, 1);
         sleep(CATCH_UP).await;
         let since = cursor();
@@ -1119,9 +1134,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_subscription_that_is_gone_after_a_break_is_made_again_and_soon_known_to_have_brought_all() {
         let topic = Topic::new(7);
-        let member = topic.member("vm-0");
-        let relay = relay_of(member.clone(), 0);
-        let _path = tokio::spawn(keep(Arc::clone(&relay), CancellationToken::new()));
+        let (member, relay, _path) = start_linked(&topic, 0);
         let (other, _other_path) = start(&topic, 1);
         sleep(CATCH_UP).await;
         let since = cursor();
@@ -1135,10 +1148,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_that_was_made_without_a_mark_proves_nothing_where_the_next_join_fails() {
         for seed in 0..10 {
+            println!("seed {seed}");
             let topic = Topic::new(seed);
-            let member = topic.member("vm-0");
-            let relay = relay_of(member.clone(), 0);
-            let path = tokio::spawn(keep(Arc::clone(&relay), CancellationToken::new()));
+            let (member, relay, path) = start_linked(&topic, 0);
             sleep(CATCH_UP).await;
             let since = cursor();
             topic.set_weather(Weather { slow: 100, ..Weather::default() });
@@ -1158,18 +1170,7 @@ mod tests {
             sleep(Duration::from_millis(100)).await;
             assert!(relay.health.phase() != Phase::Ready);
             member.set_link(Link::Up);
-            let begun = Instant::now();
-            let mut told = greeting(&relay, &since);
-            while !told.contains("meanwhile") {
-                assert!(
-                    !told.contains(r#""complete":true"#),
-                    "seed {seed}, after {:?}: {told}",
-                    begun.elapsed()
-                );
-                assert!(begun.elapsed() < 3 * LATE_PAST, "seed {seed}: {told}");
-                sleep(Duration::from_millis(100)).await;
-                told = greeting(&relay, &since);
-            }
+            honest_until_it_comes(&relay, &since).await;
             path.abort();
         }
     }
@@ -1178,6 +1179,7 @@ mod tests {
     async fn a_subscription_that_a_late_request_made_proves_nothing() {
         let mut latest = Duration::ZERO;
         for seed in 0..10 {
+            println!("seed {seed}");
             let topic = Topic::new(seed);
             let (relay, path) = start(&topic, 0);
             sleep(CATCH_UP).await;
@@ -1188,19 +1190,7 @@ mod tests {
             tell_one(&topic, 1, "meanwhile").await;
             let late = Bus::Stormy(topic.member("vm-0"));
             let _late = late.join(Join::Resume, clock::now_micros()).await;
-            let begun = Instant::now();
-            let mut told = greeting(&relay, &since);
-            while !told.contains("meanwhile") {
-                assert!(
-                    !told.contains(r#""complete":true"#),
-                    "seed {seed}, after {:?}: {told}",
-                    begun.elapsed()
-                );
-                assert!(begun.elapsed() < 3 * LATE_PAST, "seed {seed}: {told}");
-                sleep(Duration::from_millis(100)).await;
-                told = greeting(&relay, &since);
-            }
-            latest = latest.max(begun.elapsed());
+            latest = latest.max(honest_until_it_comes(&relay, &since).await);
             path.abort();
         }
         assert!(latest > Duration::from_secs(30), "the past was late: {latest:?}");
@@ -1225,9 +1215,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_has_all_up_to_a_break_that_is_longer_than_the_window_is_told() {
         let topic = Topic::new(7);
-        let member = topic.member("vm-0");
-        let relay = relay_of(member.clone(), 0);
-        let _path = tokio::spawn(keep(Arc::clone(&relay), CancellationToken::new()));
+        let (member, relay, _path) = start_linked(&topic, 0);
         let gaps = || {
             let commands = relay.shards[0].waiting();
             let told = commands.into_iter().filter_map(|command| match command {
@@ -1252,9 +1240,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_can_not_be_sought_is_told_to_be_missing_until_it_can_be_again() {
         let topic = Topic::new(7);
-        let member = topic.member("vm-0");
-        let relay = relay_of(member.clone(), 0);
-        let _path = tokio::spawn(keep(Arc::clone(&relay), CancellationToken::new()));
+        let (member, relay, _path) = start_linked(&topic, 0);
         let break_off = async || {
             member.set_link(Link::Cut);
             sleep(Duration::from_secs(1)).await;
@@ -1294,9 +1280,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_that_is_heard_no_more_speaks_over_a_new_connection_and_goes_on_hearing() {
         let topic = Topic::new(7);
-        let member = topic.member("vm-0");
-        let relay = relay_of(member.clone(), 0);
-        let _path = tokio::spawn(keep(Arc::clone(&relay), CancellationToken::new()));
+        let (member, relay, _path) = start_linked(&topic, 0);
         let (other, _other_path) = start(&topic, 1);
         sleep(CATCH_UP).await;
         let since = cursor();
@@ -1353,9 +1337,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn after_a_short_break_it_is_soon_known_what_came_meanwhile_over_the_same_connection() {
         let topic = Topic::new(7);
-        let member = topic.member("vm-0");
-        let relay = relay_of(member.clone(), 0);
-        let _path = tokio::spawn(keep(Arc::clone(&relay), CancellationToken::new()));
+        let (member, relay, _path) = start_linked(&topic, 0);
         let (other, _other_path) = start(&topic, 1);
         sleep(Duration::from_secs(2)).await;
         assert_eq!(relay.health.phase(), Phase::Ready);
@@ -1396,9 +1378,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_past_that_never_comes_is_told_to_be_missing_also_after_another_break() {
         let topic = Topic::new(7);
-        let member = topic.member("vm-0");
-        let relay = relay_of(member.clone(), 0);
-        let _path = tokio::spawn(keep(Arc::clone(&relay), CancellationToken::new()));
+        let (member, relay, _path) = start_linked(&topic, 0);
         sleep(Duration::from_secs(20)).await;
         let since = cursor();
         topic.keep_nothing();

@@ -1,5 +1,5 @@
 //! A topic with the faults of a real one, under virtual time: late, repeated and disordered
-//! deliveries, connections that break or hang, confirmations that get lost. For the model test.
+//! deliveries, connections that break or hang, confirmations that get lost. For the model test, and for the path's.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -169,6 +169,10 @@ impl State {
         }
     }
 
+    fn may_seek(&self) -> Result<(), BusError> {
+        if self.refuses_seeks { Err(BusError::new("it may not seek")) } else { Ok(()) }
+    }
+
     fn seek(&mut self, name: &str, since: i64) {
         let delay = self.delay(self.weather.slow);
         self.schedule(name, Due::Seek(since), delay);
@@ -246,14 +250,12 @@ impl Member {
         let begins = state.log.len();
         let new = || Subscription { begins, ..Subscription::default() };
         state.subscriptions.entry(self.name.clone()).or_insert_with(new);
-        let not_sought = state.refuses_seeks.then(|| BusError::new("it may not seek"));
-        if not_sought.is_some() {
-            // What there was goes on.
-        } else if there == Some(false) {
+        let not_sought = state.may_seek().err();
+        match there {
+            _ if not_sought.is_some() => {}
             // A slow seek on what was there before is what `complete` can't know.
-            state.wind_back(&self.name, since);
-        } else {
-            state.seek(&self.name, since);
+            Some(false) => state.wind_back(&self.name, since),
+            _ => state.seek(&self.name, since),
         }
         drop(state);
         self.answered()?;
@@ -263,9 +265,7 @@ impl Member {
     pub(super) async fn seek(&self, since: i64) -> Result<(), BusError> {
         self.reach().await?;
         let mut state = self.topic.state();
-        if state.refuses_seeks {
-            return Err(BusError::new("it may not seek"));
-        }
+        state.may_seek()?;
         state.seek(&self.name, since);
         drop(state);
         self.topic.0.changed.notify_waiters();
@@ -277,9 +277,9 @@ impl Member {
         message: Message,
     ) -> impl Future<Output = Result<(), BusError>> + Send + use<> {
         let member = self.clone();
-        let mut confirmed = false;
-        let cause = if let Link::Mute(cause) = self.link() { cause } else { Cause::Other };
-        if matches!(self.link(), Link::Up | Link::Unanswered) {
+        let (link, mut confirmed) = (self.link(), false);
+        let cause = if let Link::Mute(cause) = link { cause } else { Cause::Other };
+        if matches!(link, Link::Up | Link::Unanswered) {
             let mut state = self.topic.state();
             let index = state.log.len();
             state.log.push((message, clock::now_micros()));
@@ -287,7 +287,7 @@ impl Member {
             for name in names {
                 state.deliver(&name, index, Duration::ZERO);
             }
-            confirmed = self.link() == Link::Up && state.rng.u8(..100) >= state.weather.unconfirmed;
+            confirmed = link == Link::Up && state.rng.u8(..100) >= state.weather.unconfirmed;
             self.topic.0.changed.notify_waiters();
         }
         async move {

@@ -51,7 +51,7 @@ impl Group {
     fn new(controller: &str) -> Self {
         let old = Path::new("/sys/fs/cgroup").join(controller);
         let (root, names) = if old.is_dir() { (&*old, OLD) } else { (Path::new("/sys/fs/cgroup"), NEW) };
-        if !old.is_dir() {
+        if root != old {
             // Of version 2 a group has only what its parent gives away.
             let given = fs::write(root.join("cgroup.subtree_control"), format!("+{controller}"));
             given.unwrap_or_else(|error| panic!("the controller {controller} can't be had: {error}"));
